@@ -1,0 +1,3 @@
+//! One output for one input position.
+
+pub mod silu_mul;

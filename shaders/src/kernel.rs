@@ -1,0 +1,95 @@
+//! What a kernel is: WGSL text, the shape of its bindings, and the twin that defines it.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+/// How a kernel uses a storage binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+}
+
+/// The value of a WGSL `override` for one pipeline.
+pub type Constant = (&'static str, u32);
+
+/// One compute kernel and its twin.
+///
+/// Binding 0 of group 0 is the uniform `params`; storage bindings follow from 1 in the order of `bindings`.
+pub struct Kernel {
+    /// File stem, WGSL entry point, pipeline label, bench row: one word to search for.
+    pub name: &'static str,
+    /// WGSL. Several parts are joined by plain concatenation (a main loop and an epilogue).
+    pub source: &'static [&'static str],
+    /// The storage bindings 1, 2, …
+    pub bindings: &'static [Access],
+    /// Size of the uniform at binding 0.
+    pub params_bytes: usize,
+    /// The twin: does what the whole dispatch does, on host memory.
+    pub run: fn(&mut Call<'_>),
+}
+
+impl Kernel {
+    /// The whole WGSL text.
+    pub fn wgsl(&self) -> String {
+        self.source.concat()
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// One storage binding as a twin sees it: 32-bit words of host memory.
+pub enum Buffer<'a> {
+    Read(&'a [u32]),
+    ReadWrite(&'a mut [u32]),
+}
+
+/// What a twin is given: the very parameters and bindings of the dispatch.
+pub struct Call<'a> {
+    params: &'a [u8],
+    constants: &'a [Constant],
+    buffers: Vec<Buffer<'a>>,
+}
+
+impl<'a> Call<'a> {
+    /// `buffers` in the order of [`Kernel::bindings`].
+    pub fn new(params: &'a [u8], constants: &'a [Constant], buffers: Vec<Buffer<'a>>) -> Self {
+        Self { params, constants, buffers }
+    }
+
+    /// The uniform at binding 0.
+    pub fn params<P: AnyBitPattern>(&self) -> P {
+        bytemuck::pod_read_unaligned(self.params)
+    }
+
+    /// The value of an `override`, or `default` (that of the WGSL) where the dispatch does not set it.
+    pub fn constant(&self, name: &str, default: u32) -> u32 {
+        self.constants.iter().find(|(n, _)| *n == name).map_or(default, |(_, value)| *value)
+    }
+
+    /// Storage binding `binding` (1, 2, …), which the kernel only reads.
+    pub fn read<T: AnyBitPattern>(&self, binding: usize) -> &'a [T] {
+        match &self.buffers[binding - 1] {
+            Buffer::Read(words) => bytemuck::cast_slice(words),
+            Buffer::ReadWrite(_) => panic!("binding {binding} is read-write: take it with Call::write"),
+        }
+    }
+
+    /// Storage binding `binding` (1, 2, …), which the kernel writes. Each can be taken once.
+    pub fn write<T: AnyBitPattern + NoUninit>(&mut self, binding: usize) -> &'a mut [T] {
+        match std::mem::replace(&mut self.buffers[binding - 1], Buffer::Read(&[])) {
+            Buffer::ReadWrite(words) => bytemuck::cast_slice_mut(words),
+            Buffer::Read(_) => panic!("binding {binding} is read-only, or was taken already"),
+        }
+    }
+}
+
+/// `a / b`, rounded up: workgroups of size `b` that cover `a`.
+pub const fn div_ceil(a: u32, b: u32) -> u32 {
+    a.div_ceil(b)
+}

@@ -1,0 +1,39 @@
+//! Plateau's compute kernels.
+//!
+//! A kernel is a pair of files with one stem: `<kernel>.wgsl` is what a GPU runs, `<kernel>.rs` holds its parameters, its
+//! grid and its *twin*, the plain Rust loop that defines the operation. [`KERNELS`] lists them all. This crate knows no GPU
+//! API, no model and no file format; `README.md` beside it says how to add a kernel.
+
+pub mod attention;
+pub mod elementwise;
+mod kernel;
+pub mod linear;
+pub mod norm;
+pub mod pack;
+pub mod quantize;
+pub mod sampling;
+
+pub use kernel::{Access, Buffer, Call, Constant, Kernel, div_ceil};
+
+/// Every kernel, one line each, in the order of the folders.
+pub const KERNELS: &[&Kernel] = &[
+    // elementwise
+    &elementwise::silu_mul::KERNEL,
+];
+
+/// The kernel of that name, if there is one.
+pub fn kernel(name: &str) -> Option<&'static Kernel> {
+    KERNELS.iter().copied().find(|kernel| kernel.name == name)
+}
+
+/// Features per step of a linear's inner dimension. Rows of integer activations and of all weights are padded with
+/// zeros to a multiple of it, so that every row starts on 16 bytes and no kernel has a ragged inner loop.
+pub const K_STEP: u32 = 32;
+
+/// Keys per page of the KV cache, and the unit of attention's sum: see `attention/`.
+pub const PAGE_SIZE: u32 = 64;
+
+/// `features` rounded up to whole [`K_STEP`]s.
+pub const fn padded(features: u32) -> u32 {
+    features.div_ceil(K_STEP) * K_STEP
+}

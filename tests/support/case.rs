@@ -1,0 +1,82 @@
+//! A case: one dispatch of one kernel with its inputs, and how its outputs are judged. The same cases test and time.
+
+use crate::tolerance::Tolerance;
+use bytemuck::{NoUninit, Pod};
+use plateau_shaders::{Constant, Kernel};
+
+/// How one output binding is compared with the twin's.
+#[derive(Clone, Copy, Debug)]
+pub enum Check {
+    /// Every word equal.
+    Exact,
+    /// Words are f32; see [`Tolerance`].
+    Close(Tolerance),
+    /// Words are pairs of halves; see [`Tolerance`].
+    CloseHalves(Tolerance),
+}
+
+/// One dispatch with its inputs.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub kernel: &'static Kernel,
+    /// What makes this case different from its neighbours: `rows=63 in=257 outliers`. Unique for the kernel.
+    pub name: String,
+    pub params: Vec<u8>,
+    pub constants: Vec<Constant>,
+    pub grid: [u32; 3],
+    /// Initial words of the storage bindings 1, 2, …, outputs too.
+    pub buffers: Vec<Vec<u32>>,
+    /// The bindings that the kernel writes (1, 2, …) and how each is judged.
+    pub outputs: Vec<(usize, Check)>,
+    /// Operations of the useful work: two for a multiply-add. Zero where nobody would count them.
+    pub ops: u64,
+}
+
+impl Case {
+    pub fn new<P: Pod>(kernel: &'static Kernel, name: impl Into<String>, params: P, grid: [u32; 3]) -> Self {
+        Self {
+            kernel,
+            name: name.into(),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            constants: Vec::new(),
+            grid,
+            buffers: Vec::new(),
+            outputs: Vec::new(),
+            ops: 0,
+        }
+    }
+
+    /// Sets an `override`.
+    pub fn constant(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// The next storage binding, which is only read.
+    pub fn input<T: NoUninit>(mut self, values: &[T]) -> Self {
+        self.buffers.push(words(values));
+        self
+    }
+
+    /// The next storage binding, which is written: its words before the dispatch.
+    pub fn output<T: NoUninit>(mut self, before: &[T], check: Check) -> Self {
+        self.buffers.push(words(before));
+        self.outputs.push((self.buffers.len(), check));
+        self
+    }
+
+    /// Operations of the useful work.
+    pub fn ops(mut self, ops: u64) -> Self {
+        self.ops = ops;
+        self
+    }
+
+    /// Words that the dispatch reads or writes at least once, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(|words| 4 * words.len() as u64).sum()
+    }
+}
+
+fn words<T: NoUninit>(values: &[T]) -> Vec<u32> {
+    bytemuck::pod_collect_to_vec(bytemuck::cast_slice::<T, u8>(values))
+}

@@ -1,0 +1,66 @@
+//! Comparison of words with the message that a person wants when it fails.
+
+use crate::case::Check;
+use crate::tolerance::Tolerance;
+use half::f16;
+
+/// `Err` says the first and the worst mismatch. `found` and `expected` have the same length.
+pub fn compare(found: &[u32], expected: &[u32], check: Check) -> Result<(), String> {
+    match check {
+        Check::Exact => exact(found, expected),
+        Check::Close(tolerance) => close(&floats(found), &floats(expected), tolerance),
+        Check::CloseHalves(tolerance) => close(&halves(found), &halves(expected), tolerance),
+    }
+}
+
+fn floats(words: &[u32]) -> Vec<f64> {
+    words.iter().map(|&word| f64::from(f32::from_bits(word))).collect()
+}
+
+fn halves(words: &[u32]) -> Vec<f64> {
+    words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]).map(|bits| f16::from_bits(bits).to_f64()).collect()
+}
+
+fn exact(found: &[u32], expected: &[u32]) -> Result<(), String> {
+    let wrong: Vec<usize> = (0..expected.len()).filter(|&i| found[i] != expected[i]).collect();
+    match wrong.first() {
+        None => Ok(()),
+        Some(&i) => Err(format!(
+            "{} of {} words differ; first at {i}: found {:#010x} ({}), expected {:#010x} ({})",
+            wrong.len(),
+            expected.len(),
+            found[i],
+            found[i] as i32,
+            expected[i],
+            expected[i] as i32,
+        )),
+    }
+}
+
+/// Largest error over its allowance, or a message. A value that is not finite must be met exactly.
+pub fn close(found: &[f64], expected: &[f64], tolerance: Tolerance) -> Result<(), String> {
+    let finite = expected.iter().filter(|v| v.is_finite());
+    let scale = (finite.clone().map(|v| v * v).sum::<f64>() / finite.count().max(1) as f64).sqrt();
+    let excess = |i: usize| {
+        if !expected[i].is_finite() || !found[i].is_finite() {
+            let same = found[i] == expected[i] || (found[i].is_nan() && expected[i].is_nan());
+            return if same { 0.0 } else { f64::INFINITY };
+        }
+        let allowed = tolerance.absolute + tolerance.relative * expected[i].abs().max(scale);
+        (found[i] - expected[i]).abs() / allowed
+    };
+    let errors: Vec<f64> = (0..expected.len()).map(excess).collect();
+    let Some(first) = errors.iter().position(|&e| e > 1.0) else { return Ok(()) };
+    let worst = (0..errors.len()).max_by(|&a, &b| errors[a].total_cmp(&errors[b])).expect("a mismatch was found");
+    let count = errors.iter().filter(|&&e| e > 1.0).count();
+    Err(format!(
+        "{count} of {} values beyond '{}'; first at {first}: found {}, expected {}; worst at {worst}: found {}, expected {} ({:.3e} times the allowance)",
+        errors.len(),
+        tolerance.name,
+        found[first],
+        expected[first],
+        found[worst],
+        expected[worst],
+        errors[worst],
+    ))
+}

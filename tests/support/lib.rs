@@ -1,0 +1,10 @@
+//! What the tests and benches share: the table of kernel cases, seeded inputs, named tolerances, comparison.
+
+pub mod case;
+pub mod cases;
+pub mod compare;
+pub mod rng;
+pub mod tolerance;
+
+pub use case::{Case, Check};
+pub use rng::Rng;

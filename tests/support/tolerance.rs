@@ -1,0 +1,20 @@
+//! Every tolerance of the tests, named, with its reason. A test takes one from here or compares for equality.
+
+/// Passes when `|found - expected| <= absolute + relative * max(|expected|, scale)`, where `scale` is the root mean square
+/// of the expected tensor: an error is judged against what the sum was made of, not against a value that happens to cancel.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    pub name: &'static str,
+    pub absolute: f64,
+    pub relative: f64,
+}
+
+/// One or two roundings and a correctly rounded operation: 4 ulp of f32 (2^-23 each, rounded up).
+pub const FLOAT_FEW_ULP: Tolerance = Tolerance { name: "few ulp", absolute: 1e-37, relative: 5e-7 };
+
+/// exp, sqrt, division or their mixtures: WGSL allows 3 + 2|x| ulp for exp and 2.5 ulp for division; |x| stays under 30.
+pub const FLOAT_TRANSCENDENTAL: Tolerance = Tolerance { name: "transcendental", absolute: 1e-30, relative: 1e-5 };
+
+/// A sum of up to some thousand f32 products against an f64 sum: rounding grows like sqrt(n) * 2^-24 times the magnitude of
+/// the terms, 2e-6 for n = 1000; cancelling outliers raise the terms above the result, hence 2e-5.
+pub const FLOAT_SUM: Tolerance = Tolerance { name: "f32 sum", absolute: 1e-30, relative: 2e-5 };

@@ -1,0 +1,2 @@
+//! Plateau.
+fn main() {}
