@@ -3,7 +3,9 @@
 pub mod case;
 pub mod cases;
 pub mod compare;
+pub mod device;
 pub mod rng;
+pub mod run;
 pub mod tolerance;
 
 pub use case::{Case, Check};

@@ -1,5 +1,17 @@
 //! How a plan runs: on a GPU, or through the twins.
+//!
+//! Both executors hold the shared buffers, prepare plans once and run them many times. Work is submitted without waiting;
+//! what comes back is read through a [`Readback`] that may be awaited later, while further steps run.
 
+pub mod bisect;
+mod cpu;
+mod gpu;
+
+pub use cpu::CpuExecutor;
+pub use gpu::{GpuExecutor, GpuOptions, adapters, open_all};
+
+use crate::plan::{BufferDesc, BufferId, Plan};
+use std::ops::Range;
 use std::str::FromStr;
 
 /// Which device to use: `--device`.
@@ -38,15 +50,18 @@ pub struct AdapterInfo {
     /// `discrete`, `integrated`, `virtual`, `software`, `other`
     pub kind: &'static str,
     pub driver: String,
-    /// Features and limits that matter here, as (name, value) in a fixed order.
+    /// Device memory in bytes, where the backend tells.
+    pub memory: Option<u64>,
+    /// Features that matter here, in a fixed order.
     pub features: Vec<(&'static str, bool)>,
+    /// Limits that matter here, in a fixed order.
     pub limits: Vec<(&'static str, u64)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
 }
 
 /// An error of a device: which one, and what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error("no GPU adapter was found")]
     NoAdapter,
@@ -54,7 +69,7 @@ pub enum DeviceError {
     Unknown { wanted: String, known: String },
     #[error("device '{wanted}' matches several: {matches}")]
     Ambiguous { wanted: String, matches: String },
-    #[error("{name}: cannot be opened: {reason}")]
+    #[error("{name}: cannot be used: {reason}")]
     Refused { name: String, reason: String },
     #[error("{label}: {bytes} bytes do not fit one buffer of {name}, which holds {limit} at most")]
     TooLarge { name: String, label: String, bytes: u64, limit: u64 },
@@ -66,13 +81,177 @@ pub enum DeviceError {
     Driver { name: String, reason: String },
 }
 
-/// The GPUs of this machine, best first; one seen through two backends is listed once.
-pub async fn adapters() -> Vec<AdapterInfo> {
-    Vec::new()
+/// Runs plans: the GPU or the twins.
+pub enum Executor {
+    Cpu(CpuExecutor),
+    Gpu(Box<GpuExecutor>),
 }
 
-/// Runs plans: the GPU or the twins.
-pub struct Executor;
+/// A plan that an executor has prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanId(usize);
+
+/// Words on their way back from the device.
+pub enum Readback {
+    Ready(Vec<u32>),
+    Gpu(gpu::PendingRead),
+}
+
+impl Executor {
+    /// The CPU twins.
+    pub fn twin() -> Self {
+        Self::Cpu(CpuExecutor::default())
+    }
+
+    /// For messages.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cpu(_) => "CPU twins",
+            Self::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    pub fn adapter(&self) -> Option<&AdapterInfo> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => Some(gpu.adapter()),
+        }
+    }
+
+    /// The largest buffer that can be bound, in bytes.
+    pub fn max_buffer_bytes(&self) -> u64 {
+        match self {
+            Self::Cpu(_) => u64::MAX,
+            Self::Gpu(gpu) => gpu.max_buffer_bytes(),
+        }
+    }
+
+    /// Makes the next shared buffer, filled with zeros. To be called in the order of the [`crate::plan::SharedBuffers`].
+    pub async fn allocate(&mut self, desc: &BufferDesc) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(cpu) => cpu.allocate(desc),
+            Self::Gpu(gpu) => gpu.allocate(desc).await?,
+        }
+        Ok(())
+    }
+
+    /// Gets a plan ready: scratch memory, and on a GPU pipelines and bind groups.
+    pub async fn prepare(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
+        Ok(PlanId(match self {
+            Self::Cpu(cpu) => cpu.prepare(plan),
+            Self::Gpu(gpu) => gpu.prepare(plan).await?,
+        }))
+    }
+
+    /// Frees the scratch memory of a plan.
+    pub fn release(&mut self, plan: PlanId) {
+        match self {
+            Self::Cpu(cpu) => cpu.release(plan.0),
+            Self::Gpu(gpu) => gpu.release(plan.0),
+        }
+    }
+
+    /// Writes words of a shared buffer from word `offset`, before whatever is submitted next.
+    pub fn write(&mut self, id: BufferId, offset: u64, words: &[u32]) -> Result<(), DeviceError> {
+        self.write_in(None, id, offset, words)
+    }
+
+    /// As [`Executor::write`], for scratch buffers of `plan` too.
+    pub fn write_in(
+        &mut self,
+        plan: Option<PlanId>,
+        id: BufferId,
+        offset: u64,
+        words: &[u32],
+    ) -> Result<(), DeviceError> {
+        let plan = plan.map(|plan| plan.0);
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.words_mut(plan, id)[offset as usize..][..words.len()].copy_from_slice(words);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.write(plan, id, offset, words),
+        }
+    }
+
+    /// Submits a whole plan, and does not wait for it.
+    pub fn run(&mut self, plan: PlanId) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(cpu) => {
+                let all = 0..cpu.len(plan.0);
+                cpu.run(plan.0, all);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.run(plan.0, None, None).map(drop),
+        }
+    }
+
+    /// Submits some dispatches of a plan.
+    pub fn run_range(&mut self, plan: PlanId, dispatches: Range<usize>) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.run(plan.0, dispatches);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.run(plan.0, Some(dispatches), None).map(drop),
+        }
+    }
+
+    /// Submits a whole plan and, in the same submission, the copy of some words to the host.
+    pub fn run_and_read(
+        &mut self,
+        plan: PlanId,
+        id: BufferId,
+        words: Range<u64>,
+    ) -> Result<Readback, DeviceError> {
+        match self {
+            Self::Cpu(cpu) => {
+                let all = 0..cpu.len(plan.0);
+                cpu.run(plan.0, all);
+                let range = words.start as usize..words.end as usize;
+                Ok(Readback::Ready(cpu.words_mut(Some(plan.0), id)[range].to_vec()))
+            }
+            Self::Gpu(gpu) => {
+                let pending = gpu.run(plan.0, None, Some((id, words)))?;
+                Ok(Readback::Gpu(pending.expect("a range was asked for")))
+            }
+        }
+    }
+
+    /// Reads words of a shared buffer, or of a scratch buffer of `plan`, after everything submitted so far.
+    pub async fn read(
+        &mut self,
+        plan: Option<PlanId>,
+        id: BufferId,
+        words: Range<u64>,
+    ) -> Result<Vec<u32>, DeviceError> {
+        let plan = plan.map(|plan| plan.0);
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.words_mut(plan, id)[words.start as usize..words.end as usize].to_vec()),
+            Self::Gpu(gpu) => {
+                let pending = gpu.read(plan, id, words)?;
+                gpu.wait(pending).await
+            }
+        }
+    }
+
+    /// Waits for words on their way.
+    pub async fn wait(&mut self, readback: Readback) -> Result<Vec<u32>, DeviceError> {
+        match (self, readback) {
+            (_, Readback::Ready(words)) => Ok(words),
+            (Self::Gpu(gpu), Readback::Gpu(pending)) => gpu.wait(pending).await,
+            (Self::Cpu(_), Readback::Gpu(_)) => unreachable!("the twins answer at once"),
+        }
+    }
+
+    /// Waits until everything submitted is done.
+    pub async fn finish(&mut self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.finish().await,
+        }
+    }
+}
 
 /// An opened device, and one line for the user that says which it is and why.
 pub struct Opened {
@@ -81,6 +260,35 @@ pub struct Opened {
 }
 
 /// Opens a device.
-pub async fn open(_choice: &DeviceChoice) -> Result<Opened, DeviceError> {
-    Err(DeviceError::NoAdapter)
+///
+/// [`DeviceChoice::Auto`] without any usable adapter gives the twins, and a notice that says so and how to get a driver.
+pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
+    if *choice == DeviceChoice::Twin {
+        return Ok(Opened { executor: Executor::twin(), notice: "device: CPU twins (asked for; slow)".to_owned() });
+    }
+    match gpu::open(choice).await {
+        Ok((executor, reason)) => {
+            let adapter = executor.adapter();
+            let notice = format!(
+                "device: {} ({}, {}, {}): {reason}",
+                adapter.name, adapter.backend, adapter.kind, adapter.driver
+            );
+            Ok(Opened { executor: Executor::Gpu(Box::new(executor)), notice })
+        }
+        Err(DeviceError::NoAdapter) if *choice == DeviceChoice::Auto => Ok(Opened {
+            executor: Executor::twin(),
+            notice: format!("device: CPU twins, which are slow: no usable GPU adapter was found. {DRIVER_HINT}"),
+        }),
+        Err(error) => Err(error),
+    }
 }
+
+/// How to get a driver on this system.
+pub const DRIVER_HINT: &str = if cfg!(target_os = "linux") {
+    "Install your GPU's Vulkan driver, or a software one: 'apt install mesa-vulkan-drivers' on Debian and Ubuntu, \
+     'dnf install mesa-vulkan-drivers' on Fedora, 'pacman -S vulkan-swrast' on Arch"
+} else if cfg!(target_os = "windows") {
+    "Install your GPU maker's current driver; it brings DX12 and Vulkan"
+} else {
+    "A Mac needs macOS 11 or later for Metal"
+};

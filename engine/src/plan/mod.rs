@@ -1,1 +1,143 @@
-//! plan.
+//! What to run: plain data, with no device in sight.
+//!
+//! A [`Plan`] is a list of dispatches over named buffers. *Shared* buffers (weights, KV pools, the rows of a step) belong to
+//! a [`SharedBuffers`] table and outlive every plan; *scratch* buffers belong to one plan. Both executors of
+//! [`crate::exec`] run the same plan. An independent output is a buffer of its own: drivers and wgpu order whole buffers, so
+//! an arena would serialize everything.
+
+use bytemuck::Pod;
+use plateau_shaders::{Access, Constant, Kernel};
+
+/// A buffer of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BufferId {
+    /// Index in the [`SharedBuffers`].
+    Shared(u32),
+    /// Index in [`Plan::scratch`].
+    Scratch(u32),
+}
+
+/// A buffer's name for people, and its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferDesc {
+    /// `layers.3.mlp.down_proj.w`
+    pub label: String,
+    /// 32-bit words; at least one.
+    pub words: u64,
+}
+
+impl BufferDesc {
+    pub const fn bytes(&self) -> u64 {
+        4 * self.words
+    }
+}
+
+/// The buffers that outlive a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedBuffers {
+    pub descs: Vec<BufferDesc>,
+}
+
+impl SharedBuffers {
+    pub fn add(&mut self, label: impl Into<String>, words: u64) -> BufferId {
+        self.descs.push(BufferDesc { label: label.into(), words: words.max(1) });
+        BufferId::Shared(self.descs.len() as u32 - 1)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.descs.iter().map(BufferDesc::bytes).sum()
+    }
+}
+
+/// How many workgroups run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// In x, y, z.
+    Fixed([u32; 3]),
+    /// Three words of a buffer that an earlier dispatch wrote, from word `offset`.
+    Indirect { buffer: BufferId, offset: u64 },
+}
+
+/// One kernel over its bindings.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// What it makes, for people: `layers.3.mlp.down_proj`.
+    pub label: String,
+    pub kernel: &'static Kernel,
+    /// The bytes of the kernel's `Params`.
+    pub params: Vec<u8>,
+    pub constants: Vec<Constant>,
+    /// In the order of [`Kernel::bindings`].
+    pub bindings: Vec<BufferId>,
+    pub grid: Grid,
+}
+
+impl Dispatch {
+    /// The bindings that the kernel writes.
+    pub fn writes(&self) -> impl Iterator<Item = BufferId> + '_ {
+        self.with_access(Access::ReadWrite)
+    }
+
+    /// The bindings that the kernel only reads.
+    pub fn reads(&self) -> impl Iterator<Item = BufferId> + '_ {
+        self.with_access(Access::Read)
+    }
+
+    fn with_access(&self, access: Access) -> impl Iterator<Item = BufferId> + '_ {
+        self.bindings.iter().zip(self.kernel.bindings).filter(move |(_, a)| **a == access).map(|(id, _)| *id)
+    }
+}
+
+/// A list of dispatches, run in order.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub scratch: Vec<BufferDesc>,
+    pub dispatches: Vec<Dispatch>,
+}
+
+impl Plan {
+    /// Adds a scratch buffer. Its contents are undefined until a dispatch writes them.
+    pub fn scratch(&mut self, label: impl Into<String>, words: u64) -> BufferId {
+        self.scratch.push(BufferDesc { label: label.into(), words: words.max(1) });
+        BufferId::Scratch(self.scratch.len() as u32 - 1)
+    }
+
+    pub fn scratch_bytes(&self) -> u64 {
+        self.scratch.iter().map(BufferDesc::bytes).sum()
+    }
+
+    /// Adds a dispatch of `kernel`.
+    ///
+    /// # Panics
+    /// When the call does not fit the kernel: that is a mistake in `ops`, not something that a user can cause.
+    pub fn dispatch<P: Pod>(
+        &mut self,
+        label: impl Into<String>,
+        kernel: &'static Kernel,
+        params: P,
+        grid: Grid,
+        bindings: &[BufferId],
+    ) -> &mut Dispatch {
+        let label = label.into();
+        let params = bytemuck::bytes_of(&params).to_vec();
+        assert_eq!(params.len(), kernel.params_bytes, "{label}: size of the parameters of {}", kernel.name);
+        assert_eq!(bindings.len(), kernel.bindings.len(), "{label}: number of bindings of {}", kernel.name);
+        for (i, id) in bindings.iter().enumerate() {
+            let elsewhere = bindings.iter().enumerate().any(|(j, other)| i != j && id == other);
+            assert!(
+                !(elsewhere && kernel.bindings[i] == Access::ReadWrite),
+                "{label}: a buffer that {} writes is bound twice",
+                kernel.name
+            );
+        }
+        self.dispatches.push(Dispatch {
+            label,
+            kernel,
+            params,
+            constants: Vec::new(),
+            bindings: bindings.to_vec(),
+            grid,
+        });
+        self.dispatches.last_mut().expect("one was pushed")
+    }
+}

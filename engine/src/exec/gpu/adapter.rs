@@ -1,0 +1,328 @@
+//! Finding, describing, choosing and opening adapters.
+
+use super::{GpuExecutor, GpuOptions};
+use crate::exec::{AdapterInfo, DeviceChoice, DeviceError};
+use wgpu::{Backend, Backends, DeviceType, Features, Limits};
+
+/// What every kernel of the portable set may use: WebGPU's default limits.
+fn needed() -> Limits {
+    Limits::default()
+}
+
+/// Features that are used where an adapter has them.
+const WANTED: Features =
+    Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES).union(Features::PIPELINE_CACHE);
+
+fn instance() -> wgpu::Instance {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
+    // No validation layers in a product, and no extra dispatch in front of each indirect one: the plan's own kernels
+    // write the indirect grids.
+    desc.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(desc)
+}
+
+fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Vulkan => "vulkan",
+        Backend::Metal => "metal",
+        Backend::Dx12 => "dx12",
+        Backend::BrowserWebGpu => "webgpu",
+        Backend::Gl => "gl",
+        Backend::Noop => "noop",
+    }
+}
+
+fn kind_name(kind: DeviceType) -> &'static str {
+    match kind {
+        DeviceType::DiscreteGpu => "discrete",
+        DeviceType::IntegratedGpu => "integrated",
+        DeviceType::VirtualGpu => "virtual",
+        DeviceType::Cpu => "software",
+        DeviceType::Other => "other",
+    }
+}
+
+/// Smaller is better.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    };
+    let backend = match info.backend {
+        Backend::Metal => 0,
+        Backend::Vulkan => 1,
+        Backend::Dx12 => 2,
+        Backend::BrowserWebGpu | Backend::Gl | Backend::Noop => 3,
+    };
+    (kind, backend)
+}
+
+/// Best first; a GPU that two backends show is kept once, through the better backend.
+async fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
+    let mut found: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = instance()
+        .enumerate_adapters(Backends::all())
+        .await
+        .into_iter()
+        .map(|adapter| {
+            let info = adapter.get_info();
+            (adapter, info)
+        })
+        .collect();
+    found.sort_by_key(|(_, info)| rank(info));
+    let mut unique: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = Vec::new();
+    for (adapter, info) in found {
+        let known = unique.iter().any(|(_, other)| other.backend != info.backend && same_gpu(other, &info));
+        if !known {
+            unique.push((adapter, info));
+        }
+    }
+    unique
+        .into_iter()
+        .enumerate()
+        .map(|(index, (adapter, info))| {
+            let described = describe(index, &adapter, &info);
+            (adapter, described)
+        })
+        .collect()
+}
+
+fn same_gpu(a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo) -> bool {
+    let by_bus = !a.device_pci_bus_id.is_empty() && a.device_pci_bus_id == b.device_pci_bus_id;
+    by_bus || (a.vendor == b.vendor && a.device == b.device && a.name == b.name)
+}
+
+fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> AdapterInfo {
+    let features = adapter.features();
+    let limits = adapter.limits();
+    let driver = [info.driver.as_str(), info.driver_info.as_str()]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    AdapterInfo {
+        index,
+        name: info.name.clone(),
+        backend: backend_name(info.backend),
+        kind: kind_name(info.device_type),
+        driver: if driver.is_empty() { "driver unknown".to_owned() } else { driver },
+        memory: memory(adapter),
+        features: vec![
+            ("shader-f16", features.contains(Features::SHADER_F16)),
+            ("subgroups", features.contains(Features::SUBGROUP)),
+            ("cooperative-matrix", features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)),
+            ("spirv-passthrough", features.contains(Features::PASSTHROUGH_SHADERS)),
+            ("timestamps", features.contains(Features::TIMESTAMP_QUERY)),
+            ("pipeline-cache", features.contains(Features::PIPELINE_CACHE)),
+        ],
+        limits: vec![
+            ("storage-binding-bytes", limits.max_storage_buffer_binding_size),
+            ("buffer-bytes", limits.max_buffer_size),
+            ("workgroup-memory-bytes", u64::from(limits.max_compute_workgroup_storage_size)),
+            ("workgroup-invocations", u64::from(limits.max_compute_invocations_per_workgroup)),
+            ("storage-buffers", u64::from(limits.max_storage_buffers_per_shader_stage)),
+            ("subgroup-min", u64::from(info.subgroup_min_size)),
+            ("subgroup-max", u64::from(info.subgroup_max_size)),
+        ],
+        unusable: unusable(&limits),
+    }
+}
+
+/// The first limit under what the kernels need, as a sentence.
+fn unusable(limits: &Limits) -> Option<String> {
+    let needed = needed();
+    let checks = [
+        (
+            "storage buffers of a shader",
+            limits.max_storage_buffers_per_shader_stage.into(),
+            needed.max_storage_buffers_per_shader_stage.into(),
+        ),
+        (
+            "bytes of workgroup memory",
+            limits.max_compute_workgroup_storage_size.into(),
+            needed.max_compute_workgroup_storage_size.into(),
+        ),
+        (
+            "invocations of a workgroup",
+            limits.max_compute_invocations_per_workgroup.into(),
+            needed.max_compute_invocations_per_workgroup.into(),
+        ),
+        (
+            "bytes of a storage binding",
+            limits.max_storage_buffer_binding_size,
+            needed.max_storage_buffer_binding_size,
+        ),
+    ];
+    checks.iter().find(|(_, found, needed): &&(&str, u64, u64)| found < needed).map(|(what, found, needed)| {
+        format!("{what}: the adapter has {found}, the kernels need {needed}")
+    })
+}
+
+/// Device-local memory in bytes, where it can be asked for.
+#[cfg(not(any(target_arch = "wasm32", target_vendor = "apple")))]
+fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handle is only used for one query while the adapter is alive, and nothing of it is kept or destroyed.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device belongs to this instance; the call only reads.
+    let heaps = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let largest = heaps.memory_heaps[..heaps.memory_heap_count as usize]
+        .iter()
+        .filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0)
+        .map(|heap| heap.size)
+        .max();
+    largest.filter(|&bytes| bytes > 0)
+}
+
+#[cfg(any(target_arch = "wasm32", target_vendor = "apple"))]
+fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// The GPUs of this machine, best first; one seen through two backends is listed once.
+pub async fn adapters() -> Vec<AdapterInfo> {
+    enumerate().await.into_iter().map(|(_, info)| info).collect()
+}
+
+/// Opens what `choice` names, with the reason for it. [`DeviceChoice::Twin`] is not for here.
+pub(in crate::exec) async fn open(choice: &DeviceChoice) -> Result<(GpuExecutor, String), DeviceError> {
+    let found = enumerate().await;
+    let infos: Vec<AdapterInfo> = found.iter().map(|(_, info)| info.clone()).collect();
+    let (index, reason) = choose(choice, &infos)?;
+    let (adapter, info) = found.into_iter().nth(index).expect("choose gives an index of the list");
+    let executor = open_adapter(adapter, info, GpuOptions::default()).await?;
+    Ok((executor, reason))
+}
+
+/// Which adapter of the list, best first, `choice` means, and why.
+fn choose(choice: &DeviceChoice, adapters: &[AdapterInfo]) -> Result<(usize, String), DeviceError> {
+    let known = || {
+        let mut names: Vec<String> =
+            adapters.iter().map(|a| format!("{} {} ({}, {})", a.index, a.name, a.backend, a.kind)).collect();
+        names.push("twin".to_owned());
+        names.join("; ")
+    };
+    let refuse_unusable = |adapter: &AdapterInfo| match &adapter.unusable {
+        Some(reason) => Err(DeviceError::Refused { name: adapter.name.clone(), reason: reason.clone() }),
+        None => Ok(()),
+    };
+    match choice {
+        DeviceChoice::Twin => Err(DeviceError::NoAdapter),
+        DeviceChoice::Auto => {
+            let best = adapters.iter().find(|a| a.unusable.is_none()).ok_or(DeviceError::NoAdapter)?;
+            let others = adapters.len() - 1;
+            let reason = match (best.kind, others) {
+                ("software", _) => "a software driver, as there is no GPU that can be used".to_owned(),
+                (_, 0) => "the only adapter".to_owned(),
+                (kind, _) => format!("the best of {} adapters ({kind})", adapters.len()),
+            };
+            Ok((best.index, reason))
+        }
+        DeviceChoice::Index(index) => {
+            let adapter = adapters
+                .get(*index)
+                .ok_or_else(|| DeviceError::Unknown { wanted: index.to_string(), known: known() })?;
+            refuse_unusable(adapter)?;
+            Ok((*index, "asked for by its index".to_owned()))
+        }
+        DeviceChoice::Name(name) => {
+            let wanted = name.to_lowercase();
+            let matches: Vec<&AdapterInfo> =
+                adapters.iter().filter(|a| a.name.to_lowercase().contains(&wanted)).collect();
+            match matches[..] {
+                [] => Err(DeviceError::Unknown { wanted: name.clone(), known: known() }),
+                [adapter] => {
+                    refuse_unusable(adapter)?;
+                    Ok((adapter.index, "asked for by name".to_owned()))
+                }
+                _ => Err(DeviceError::Ambiguous {
+                    wanted: name.clone(),
+                    matches: matches.iter().map(|a| format!("{} {}", a.index, a.name)).collect::<Vec<_>>().join("; "),
+                }),
+            }
+        }
+    }
+}
+
+/// Every adapter, opened with `options`, or why it cannot be used: what tests run on.
+pub async fn open_all(options: GpuOptions) -> Vec<Result<GpuExecutor, DeviceError>> {
+    let mut opened = Vec::new();
+    for (adapter, info) in enumerate().await {
+        opened.push(match &info.unusable {
+            Some(reason) => Err(DeviceError::Refused { name: info.name.clone(), reason: reason.clone() }),
+            None => open_adapter(adapter, info, options).await,
+        });
+    }
+    opened
+}
+
+async fn open_adapter(
+    adapter: wgpu::Adapter,
+    info: AdapterInfo,
+    options: GpuOptions,
+) -> Result<GpuExecutor, DeviceError> {
+    let (required_features, required_limits) = if options.portable {
+        (Features::empty(), needed())
+    } else {
+        (adapter.features() & WANTED, adapter.limits())
+    };
+    let (device, queue) = adapter
+        .request_device(&wgpu::DeviceDescriptor {
+            label: Some("plateau"),
+            required_features,
+            required_limits,
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        })
+        .await
+        .map_err(|error| DeviceError::Refused { name: info.name.clone(), reason: error.to_string() })?;
+    Ok(GpuExecutor::new(device, queue, info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(index: usize, name: &str, kind: &'static str) -> AdapterInfo {
+        AdapterInfo {
+            index,
+            name: name.to_owned(),
+            backend: "vulkan",
+            kind,
+            driver: String::new(),
+            memory: None,
+            features: Vec::new(),
+            limits: Vec::new(),
+            unusable: None,
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_first_usable_adapter() {
+        let mut list = vec![adapter(0, "Big GPU", "discrete"), adapter(1, "llvmpipe", "software")];
+        assert_eq!(choose(&DeviceChoice::Auto, &list).expect("one is usable").0, 0);
+        list[0].unusable = Some("too small".to_owned());
+        let (index, reason) = choose(&DeviceChoice::Auto, &list).expect("one is usable");
+        assert_eq!(index, 1);
+        assert!(reason.contains("software"), "{reason}");
+        assert!(matches!(choose(&DeviceChoice::Auto, &[]), Err(DeviceError::NoAdapter)));
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_must_be_unique() {
+        let list = vec![adapter(0, "Radeon A", "discrete"), adapter(1, "Radeon B", "integrated")];
+        let by = |name: &str| choose(&DeviceChoice::Name(name.to_owned()), &list);
+        assert_eq!(by("radeon b").expect("unique").0, 1);
+        assert!(matches!(by("radeon"), Err(DeviceError::Ambiguous { .. })));
+        let unknown = by("arc").expect_err("there is none").to_string();
+        assert!(unknown.contains("'arc'") && unknown.contains("Radeon A"), "{unknown}");
+        let index = choose(&DeviceChoice::Index(2), &list).expect_err("there are two").to_string();
+        assert!(index.contains("'2'"), "{index}");
+    }
+}

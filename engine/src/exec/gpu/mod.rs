@@ -1,0 +1,404 @@
+//! Runs plans on a GPU through wgpu. The only module that names it.
+
+mod adapter;
+mod pipeline;
+
+pub(super) use adapter::open;
+pub use adapter::{adapters, open_all};
+
+use super::{AdapterInfo, DeviceError};
+use crate::plan::{BufferDesc, BufferId, Grid, Plan};
+use pipeline::Pipelines;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use wgpu::BufferUsages;
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GpuOptions {
+    /// WebGPU's default limits and no optional feature: what the portable kernels have to live with everywhere.
+    pub portable: bool,
+}
+
+/// Uploads wait in host memory until a submission; past this many bytes one is made.
+const UPLOAD_FLUSH_BYTES: u64 = 64 << 20;
+
+/// What went wrong outside any error scope.
+#[derive(Default)]
+struct Faults {
+    lost: Option<String>,
+    error: Option<String>,
+}
+
+struct PreparedDispatch {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: PreparedGrid,
+}
+
+enum PreparedGrid {
+    Fixed([u32; 3]),
+    Indirect(wgpu::Buffer, u64),
+}
+
+struct PreparedPlan {
+    scratch: Vec<wgpu::Buffer>,
+    dispatches: Vec<PreparedDispatch>,
+}
+
+/// A GPU, its buffers and its prepared plans.
+pub struct GpuExecutor {
+    info: AdapterInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    faults: Arc<Mutex<Faults>>,
+    shared: Vec<wgpu::Buffer>,
+    plans: Vec<Option<PreparedPlan>>,
+    pipelines: Pipelines,
+    /// Mappable buffers that are not in use.
+    staging: Vec<wgpu::Buffer>,
+    pending_upload_bytes: u64,
+}
+
+/// Words on their way back.
+pub struct PendingRead {
+    staging: wgpu::Buffer,
+    bytes: u64,
+    submission: wgpu::SubmissionIndex,
+    mapped: Mapped,
+}
+
+/// Becomes ready when a buffer is mapped.
+#[derive(Clone, Default)]
+struct Mapped(Arc<Mutex<MappedState>>);
+
+#[derive(Default)]
+struct MappedState {
+    result: Option<Result<(), wgpu::BufferAsyncError>>,
+    waker: Option<Waker>,
+}
+
+impl Future for Mapped {
+    type Output = Result<(), wgpu::BufferAsyncError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl GpuExecutor {
+    fn new(device: wgpu::Device, queue: wgpu::Queue, info: AdapterInfo) -> Self {
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let on_lost = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, message| {
+            let mut faults = on_lost.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.lost.get_or_insert(format!("{reason:?}: {message}"));
+        });
+        let on_error = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let mut faults = on_error.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.error.get_or_insert(error.to_string());
+        }));
+        Self {
+            info,
+            device,
+            queue,
+            faults,
+            shared: Vec::new(),
+            plans: Vec::new(),
+            pipelines: Pipelines::default(),
+            staging: Vec::new(),
+            pending_upload_bytes: 0,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    pub fn adapter(&self) -> &AdapterInfo {
+        &self.info
+    }
+
+    pub fn max_buffer_bytes(&self) -> u64 {
+        let limits = self.device.limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// Drops the device under the executor's feet, as a crashed driver would. For tests of what happens then.
+    #[doc(hidden)]
+    pub fn lose_device(&self) {
+        self.device.destroy();
+    }
+
+    fn fault(&self) -> Result<(), DeviceError> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&faults.lost, &faults.error) {
+            (Some(reason), _) => Err(DeviceError::Lost { name: self.info.name.clone(), reason: reason.clone() }),
+            (None, Some(reason)) => {
+                Err(DeviceError::Driver { name: self.info.name.clone(), reason: reason.clone() })
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn driver_error(&self, reason: impl ToString) -> DeviceError {
+        // A loss is the cause of whatever else failed.
+        self.fault().err().unwrap_or_else(|| DeviceError::Driver {
+            name: self.info.name.clone(),
+            reason: reason.to_string(),
+        })
+    }
+
+    async fn create_buffer(&self, desc: &BufferDesc, usage: BufferUsages) -> Result<wgpu::Buffer, DeviceError> {
+        let bytes = desc.bytes();
+        let limit = self.max_buffer_bytes();
+        if bytes > limit {
+            return Err(DeviceError::TooLarge {
+                name: self.info.name.clone(),
+                label: desc.label.clone(),
+                bytes,
+                limit,
+            });
+        }
+        let out_of_memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(&desc.label),
+            size: bytes,
+            usage,
+            mapped_at_creation: false,
+        });
+        let validation = validation.pop();
+        let out_of_memory = out_of_memory.pop();
+        if let Some(error) = validation.await {
+            return Err(self.driver_error(error));
+        }
+        if out_of_memory.await.is_some() {
+            return Err(DeviceError::OutOfMemory { name: self.info.name.clone(), label: desc.label.clone(), bytes });
+        }
+        self.fault()?;
+        Ok(buffer)
+    }
+
+    pub(super) async fn allocate(&mut self, desc: &BufferDesc) -> Result<(), DeviceError> {
+        let buffer = self.create_buffer(desc, STORAGE).await?;
+        self.shared.push(buffer);
+        Ok(())
+    }
+
+    pub(super) async fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
+        self.pipelines.compile(&self.device, &plan).await.map_err(|reason| self.driver_error(reason))?;
+        let mut scratch = Vec::with_capacity(plan.scratch.len());
+        for desc in &plan.scratch {
+            scratch.push(self.create_buffer(desc, STORAGE).await?);
+        }
+        let params = self.params_buffer(&plan).await?;
+        let mut prepared = PreparedPlan { scratch, dispatches: Vec::with_capacity(plan.dispatches.len()) };
+        let alignment = u64::from(self.device.limits().min_uniform_buffer_offset_alignment);
+        let mut offset = 0;
+        for dispatch in &plan.dispatches {
+            let (pipeline, layout) = self.pipelines.of(dispatch);
+            let size = dispatch.params.len() as u64;
+            let uniform = wgpu::BindGroupEntry {
+                binding: 0,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &params,
+                    offset,
+                    size: std::num::NonZeroU64::new(size),
+                }),
+            };
+            offset += size.next_multiple_of(alignment);
+            let storage = dispatch.bindings.iter().enumerate().map(|(i, id)| wgpu::BindGroupEntry {
+                binding: i as u32 + 1,
+                resource: self.buffer(Some(&prepared), *id).as_entire_binding(),
+            });
+            let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
+            let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(&dispatch.label),
+                layout,
+                entries: &entries,
+            });
+            let grid = match dispatch.grid {
+                Grid::Fixed(grid) => PreparedGrid::Fixed(grid),
+                Grid::Indirect { buffer, offset } => {
+                    PreparedGrid::Indirect(self.buffer(Some(&prepared), buffer).clone(), 4 * offset)
+                }
+            };
+            let pipeline = pipeline.clone();
+            prepared.dispatches.push(PreparedDispatch { pipeline, bind_group, grid });
+        }
+        self.fault()?;
+        self.plans.push(Some(prepared));
+        Ok(self.plans.len() - 1)
+    }
+
+    /// One uniform buffer with the parameters of every dispatch.
+    async fn params_buffer(&self, plan: &Plan) -> Result<wgpu::Buffer, DeviceError> {
+        let alignment = self.device.limits().min_uniform_buffer_offset_alignment as usize;
+        let mut bytes = Vec::new();
+        for dispatch in &plan.dispatches {
+            bytes.extend_from_slice(&dispatch.params);
+            bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+        }
+        let desc = BufferDesc { label: "params".to_owned(), words: (bytes.len() as u64).div_ceil(4).max(1) };
+        let buffer = self.create_buffer(&desc, BufferUsages::UNIFORM | BufferUsages::COPY_DST).await?;
+        self.queue.write_buffer(&buffer, 0, &bytes);
+        Ok(buffer)
+    }
+
+    pub(super) fn release(&mut self, plan: usize) {
+        self.plans[plan] = None;
+    }
+
+    fn buffer<'a>(&'a self, plan: Option<&'a PreparedPlan>, id: BufferId) -> &'a wgpu::Buffer {
+        match id {
+            BufferId::Shared(i) => &self.shared[i as usize],
+            BufferId::Scratch(i) => {
+                &plan.expect("a scratch buffer is named together with its plan").scratch[i as usize]
+            }
+        }
+    }
+
+    fn plan(&self, plan: Option<usize>) -> Option<&PreparedPlan> {
+        plan.map(|plan| self.plans[plan].as_ref().expect("the plan was not released"))
+    }
+
+    pub(super) fn write(
+        &mut self,
+        plan: Option<usize>,
+        id: BufferId,
+        offset: u64,
+        words: &[u32],
+    ) -> Result<(), DeviceError> {
+        let buffer = self.buffer(self.plan(plan), id);
+        self.queue.write_buffer(buffer, 4 * offset, bytemuck::cast_slice(words));
+        self.pending_upload_bytes += 4 * words.len() as u64;
+        if self.pending_upload_bytes > UPLOAD_FLUSH_BYTES {
+            self.pending_upload_bytes = 0;
+            let submission = self.queue.submit([]);
+            self.poll(submission)?;
+        }
+        self.fault()
+    }
+
+    /// One submission: the dispatches in one pass, then the copy that was asked for.
+    pub(super) fn run(
+        &mut self,
+        plan: usize,
+        dispatches: Option<Range<usize>>,
+        read: Option<(BufferId, Range<u64>)>,
+    ) -> Result<Option<PendingRead>, DeviceError> {
+        self.fault()?;
+        let staging = read.as_ref().map(|(_, words)| self.take_staging(4 * (words.end - words.start)));
+        let prepared = self.plans[plan].as_ref().expect("the plan was not released");
+        let range = dispatches.unwrap_or(0..prepared.dispatches.len());
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in &prepared.dispatches[range] {
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                match &dispatch.grid {
+                    PreparedGrid::Fixed([x, y, z]) => pass.dispatch_workgroups(*x, *y, *z),
+                    PreparedGrid::Indirect(buffer, offset) => pass.dispatch_workgroups_indirect(buffer, *offset),
+                }
+            }
+        }
+        if let (Some((id, words)), Some(staging)) = (&read, &staging) {
+            let bytes = 4 * (words.end - words.start);
+            encoder.copy_buffer_to_buffer(self.buffer(Some(prepared), *id), 4 * words.start, staging, 0, bytes);
+        }
+        let submission = self.queue.submit([encoder.finish()]);
+        self.pending_upload_bytes = 0;
+        Ok(read.zip(staging).map(|((_, words), staging)| map(staging, 4 * (words.end - words.start), submission)))
+    }
+
+    pub(super) fn read(
+        &mut self,
+        plan: Option<usize>,
+        id: BufferId,
+        words: Range<u64>,
+    ) -> Result<PendingRead, DeviceError> {
+        self.fault()?;
+        let bytes = 4 * (words.end - words.start);
+        let staging = self.take_staging(bytes);
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let buffer = self.buffer(self.plan(plan), id);
+        encoder.copy_buffer_to_buffer(buffer, 4 * words.start, &staging, 0, bytes);
+        let submission = self.queue.submit([encoder.finish()]);
+        Ok(map(staging, bytes, submission))
+    }
+
+    fn take_staging(&mut self, bytes: u64) -> wgpu::Buffer {
+        match self.staging.iter().position(|buffer| buffer.size() == bytes) {
+            Some(i) => self.staging.swap_remove(i),
+            None => self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("staging"),
+                size: bytes,
+                usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }),
+        }
+    }
+
+    pub(super) async fn wait(&mut self, pending: PendingRead) -> Result<Vec<u32>, DeviceError> {
+        /// Staging buffers kept for the next readback; larger ones are freed.
+        const KEEP_BYTES: u64 = 1 << 20;
+        self.poll(pending.submission)?;
+        pending.mapped.await.map_err(|error| self.driver_error(error))?;
+        let words = {
+            let view =
+                pending.staging.get_mapped_range(0..pending.bytes).map_err(|error| self.driver_error(error))?;
+            bytemuck::pod_collect_to_vec(&view)
+        };
+        pending.staging.unmap();
+        if pending.bytes <= KEEP_BYTES {
+            self.staging.push(pending.staging);
+        }
+        self.fault()?;
+        Ok(words)
+    }
+
+    pub(super) async fn finish(&mut self) -> Result<(), DeviceError> {
+        self.fault()?;
+        let submission = self.queue.submit([]);
+        self.pending_upload_bytes = 0;
+        self.poll(submission)?;
+        self.fault()
+    }
+
+    /// Blocks until the submission is done. On the web this does nothing: the browser's loop resolves the mapping.
+    fn poll(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        self.device.poll(wait).map(drop).map_err(|error| self.driver_error(error))
+    }
+}
+
+const STORAGE: BufferUsages = BufferUsages::STORAGE
+    .union(BufferUsages::COPY_SRC)
+    .union(BufferUsages::COPY_DST)
+    .union(BufferUsages::INDIRECT);
+
+fn map(staging: wgpu::Buffer, bytes: u64, submission: wgpu::SubmissionIndex) -> PendingRead {
+    let mapped = Mapped::default();
+    let state = mapped.clone();
+    staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
+        let mut state = state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.result = Some(result);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    });
+    PendingRead { staging, bytes, submission, mapped }
+}
