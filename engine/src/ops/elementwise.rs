@@ -1,0 +1,59 @@
+//! Embedding, gather, SwiGLU.
+
+use super::linear::{RowRange, WeightFormat};
+use crate::plan::{BufferId, Grid, Plan};
+use crate::tensor::Bits;
+use plateau_shaders::elementwise as kernels;
+
+/// The token embedding: rows as a linear's weight, so that a tied head uses the same buffers.
+#[derive(Clone, Debug)]
+pub struct EmbeddingTable {
+    pub hidden: u32,
+    pub vocab: u32,
+    /// `F32`, `F16` or INT8 with one scale for each row.
+    pub format: WeightFormat,
+    pub ranges: Vec<RowRange>,
+}
+
+/// `y[r] = table[tokens[r]]`, y is [rows, hidden].
+pub fn embedding(plan: &mut Plan, table: &EmbeddingTable, tokens: BufferId, y: BufferId, rows: u32) {
+    for range in &table.ranges {
+        let params = kernels::embedding::Params {
+            rows,
+            hidden: table.hidden,
+            vocab: table.vocab,
+            first_row: range.first_row,
+            num_rows: range.rows,
+        };
+        let grid = Grid::Fixed(kernels::embedding::grid(&params));
+        let label = "embed_tokens";
+        match table.format {
+            WeightFormat::F32 => {
+                plan.dispatch(label, &kernels::embedding_f32::KERNEL, params, grid, &[tokens, range.w, y]);
+            }
+            WeightFormat::F16 => {
+                plan.dispatch(label, &kernels::embedding_f16::KERNEL, params, grid, &[tokens, range.w, y]);
+            }
+            WeightFormat::Int { bits: Bits::Int8, .. } => {
+                plan.dispatch(label, &kernels::embedding_i8::KERNEL, params, grid, &[tokens, range.w, range.aux, y]);
+            }
+            WeightFormat::Int { bits: Bits::Int4, .. } => {
+                unreachable!("weights.rs stores embeddings as INT8 in every integer mode")
+            }
+        }
+    }
+}
+
+/// `y[i] = x[index[i]]` for rows of `features`.
+pub fn gather_rows(plan: &mut Plan, index: BufferId, x: BufferId, y: BufferId, n: u32, features: u32) {
+    let params = kernels::gather_rows::Params { n, features };
+    let grid = Grid::Fixed(kernels::gather_rows::grid(&params));
+    plan.dispatch("gather_rows", &kernels::gather_rows::KERNEL, params, grid, &[index, x, y]);
+}
+
+/// `y = silu(gate) * up`, x is [rows, 2 * features], y is [rows, features].
+pub fn silu_mul(plan: &mut Plan, label: String, x: BufferId, y: BufferId, rows: u32, features: u32) {
+    let params = kernels::silu_mul::Params { rows, features };
+    let grid = Grid::Fixed(kernels::silu_mul::grid(&params));
+    plan.dispatch(label, &kernels::silu_mul::KERNEL, params, grid, &[x, y]);
+}

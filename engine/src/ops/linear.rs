@@ -1,0 +1,225 @@
+//! Linear layers: quantize the input where the format asks for it, then a GEMM or a GEMV for each range of rows.
+
+use super::GEMV_ROWS;
+use crate::plan::{BufferId, Grid, Plan};
+use crate::tensor::Bits;
+use plateau_shaders::{linear as kernels, padded, quantize};
+use std::sync::Arc;
+
+/// How a weight is stored on the device. Integer weights have a scale for each output channel there; a per-tensor scale is
+/// that many equal ones, so that tensors can be joined and split by rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    F32,
+    F16,
+    Int { bits: Bits, group_size: u32 },
+}
+
+impl WeightFormat {
+    /// Words of one row of `in_features` (flat ones, where there is a flatten map).
+    pub const fn row_words(self, in_features: u32) -> u32 {
+        let padded = padded(in_features);
+        match self {
+            Self::F32 => padded,
+            Self::F16 => padded / 2,
+            Self::Int { bits: Bits::Int8, .. } => padded / 4,
+            Self::Int { bits: Bits::Int4, .. } => padded / 8,
+        }
+    }
+
+    /// Words of multipliers for one row.
+    pub const fn multiplier_words(self, in_features: u32) -> u32 {
+        match self {
+            Self::Int { group_size, .. } if group_size > 0 => {
+                padded(in_features).div_ceil(group_size).div_ceil(8)
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// A per-tensor activation scale known before the run, with the flatten map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticInput {
+    pub bits: Bits,
+    /// `x ≈ scale * x_q`.
+    pub scale: f32,
+    /// As `flatten_quantize` takes it: parts of each source channel, then the extra flat channels.
+    pub map: Arc<[u32]>,
+    /// Source channels and extra parts.
+    pub flat_features: u32,
+}
+
+/// What a linear does with its input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    Float,
+    /// One scale for each token, from its absmax.
+    Dynamic(Bits),
+    Static(StaticInput),
+}
+
+/// Rows of a weight that lie in buffers of their own, since a binding is limited.
+#[derive(Clone, Debug)]
+pub struct RowRange {
+    pub first_row: u32,
+    pub rows: u32,
+    pub w: BufferId,
+    /// Scales, bias, multipliers: see the kernels' headers.
+    pub aux: BufferId,
+}
+
+/// `y[:, first_out..][..out_features] = x Wᵀ + b`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub label: String,
+    /// Columns of the stored weight: flat ones, where there is a flatten map.
+    pub in_features: u32,
+    pub out_features: u32,
+    /// Column of the projection's output where this linear's start.
+    pub first_out: u32,
+    pub format: WeightFormat,
+    pub input: Input,
+    /// The buffers of a static input: map and scale.
+    pub static_buffers: Option<(BufferId, BufferId)>,
+    pub has_bias: bool,
+    pub ranges: Vec<RowRange>,
+}
+
+/// Linears that share an input and write side by side: q, k, v; or gate, up.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    pub in_features: u32,
+    pub out_features: u32,
+    pub linears: Vec<Linear>,
+}
+
+/// The quantized input of the projection at hand; one pair of buffers serves a whole plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations {
+    /// [rows, padded / 4] u32
+    pub x_q: BufferId,
+    /// [rows] f32
+    pub x_scale: BufferId,
+}
+
+/// `y = x Wᵀ + b`, or `y += …` where `accumulate` (the residual add). x is [rows, in_features], y [rows, out_features].
+pub fn projection(
+    plan: &mut Plan,
+    projection: &Projection,
+    x: BufferId,
+    y: BufferId,
+    rows: u32,
+    accumulate: bool,
+    activations: Activations,
+) {
+    let mut quantized: Option<&Input> = None;
+    for linear in &projection.linears {
+        if linear.input != Input::Float && quantized != Some(&linear.input) {
+            quantize_input(plan, projection, linear, x, rows, activations);
+            quantized = Some(&linear.input);
+        }
+        for range in &linear.ranges {
+            dispatch(plan, projection, linear, range, x, y, rows, accumulate, activations);
+        }
+    }
+}
+
+fn quantize_input(
+    plan: &mut Plan,
+    projection: &Projection,
+    linear: &Linear,
+    x: BufferId,
+    rows: u32,
+    activations: Activations,
+) {
+    let label = format!("{}.x_q", linear.label);
+    let features = projection.in_features;
+    match &linear.input {
+        Input::Float => {}
+        Input::Dynamic(bits) => {
+            let params = quantize::quantize_dynamic::Params::new(rows, features, bits.q_max());
+            let grid = Grid::Fixed(quantize::quantize_dynamic::grid(&params));
+            let bindings = [x, activations.x_q, activations.x_scale];
+            plan.dispatch(label, &quantize::quantize_dynamic::KERNEL, params, grid, &bindings);
+        }
+        Input::Static(input) => {
+            let params = quantize::flatten_quantize::Params {
+                rows,
+                features,
+                flat_features: input.flat_features,
+                q_max: input.bits.q_max(),
+                inv_scale: 1.0 / input.scale,
+            };
+            let grid = Grid::Fixed(quantize::flatten_quantize::grid(&params));
+            let (map, _) = linear.static_buffers.expect("weights.rs makes the buffers of a static input");
+            plan.dispatch(label, &quantize::flatten_quantize::KERNEL, params, grid, &[x, map, activations.x_q]);
+        }
+    }
+}
+
+fn dispatch(
+    plan: &mut Plan,
+    projection: &Projection,
+    linear: &Linear,
+    range: &RowRange,
+    x: BufferId,
+    y: BufferId,
+    rows: u32,
+    accumulate: bool,
+    activations: Activations,
+) {
+    let label = linear.label.clone();
+    let few = rows <= GEMV_ROWS;
+    let first_out = linear.first_out + range.first_row;
+    let has_bias = u32::from(linear.has_bias);
+    let accumulate = u32::from(accumulate);
+    match linear.format {
+        WeightFormat::F32 | WeightFormat::F16 => {
+            let params = kernels::float::Params {
+                rows,
+                in_features: linear.in_features,
+                out_features: range.rows,
+                first_out,
+                out_stride: projection.out_features,
+                has_bias,
+                accumulate,
+            };
+            let (kernel, grid) = match (linear.format, few) {
+                (WeightFormat::F32, true) => (&kernels::gemv_f32::KERNEL, kernels::gemv_float::grid(&params)),
+                (WeightFormat::F32, false) => (&kernels::gemm_f32::KERNEL, kernels::gemm_float::grid(&params)),
+                (_, true) => (&kernels::gemv_f16::KERNEL, kernels::gemv_float::grid(&params)),
+                (_, false) => (&kernels::gemm_f16::KERNEL, kernels::gemm_float::grid(&params)),
+            };
+            plan.dispatch(label, kernel, params, Grid::Fixed(grid), &[x, range.w, range.aux, y]);
+        }
+        WeightFormat::Int { bits, group_size } => {
+            let (x_scale, x_scale_stride) = match (&linear.input, linear.static_buffers) {
+                (Input::Static(_), Some((_, scale))) => (scale, 0),
+                _ => (activations.x_scale, 1),
+            };
+            let params = kernels::int::Params {
+                rows,
+                in_words: padded(linear.in_features) / 4,
+                out_features: range.rows,
+                first_out,
+                out_stride: projection.out_features,
+                x_scale_stride,
+                w_scale_stride: 1,
+                has_bias,
+                accumulate,
+            };
+            let (kernel, grid) = match (bits, few) {
+                (Bits::Int8, true) => (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params)),
+                (Bits::Int8, false) => (&kernels::gemm_i8::KERNEL, kernels::gemm_i8::grid(&params)),
+                (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
+                (Bits::Int4, false) => (&kernels::gemm_i4::KERNEL, kernels::gemm_i4::grid(&params)),
+            };
+            let bindings = [activations.x_q, x_scale, range.w, range.aux, y];
+            let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
+            if bits == Bits::Int4 && group_size > 0 {
+                dispatch.constants.push(("GROUP_SIZE", group_size));
+            }
+        }
+    }
+}

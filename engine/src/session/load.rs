@@ -1,0 +1,584 @@
+//! Weights from a checkpoint to device memory, a chunk of rows at a time.
+
+use super::{Session, SessionError};
+use crate::Error;
+use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
+use crate::exec::Executor;
+use crate::model::{
+    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights, WeightsConfig,
+    checkpoint_linears,
+};
+use crate::ops::{Input, RowRange, StaticInput, TILE_ROWS, WeightFormat};
+use crate::tensor::{Bits, Granularity, KvType, Quant};
+use plateau_shaders::pack;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What the user decides about a loaded model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Rounds a float model's linears to nearest; `None` is f16 for a float model and the checkpoint's own for a quantized one.
+    pub quant: Option<Quant>,
+    pub weight_scale: Granularity,
+    pub kv_type: KvType,
+    /// Tokens per sequence; `None` is the model's own limit, at most 4096.
+    pub context_size: Option<u32>,
+    /// Sequences that can be decoded together.
+    pub max_sequences: u32,
+    /// Rows of one step.
+    pub max_rows: u32,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            quant: None,
+            weight_scale: Granularity::PerChannel,
+            kv_type: KvType::F16,
+            context_size: None,
+            max_sequences: 1,
+            max_rows: 512,
+        }
+    }
+}
+
+/// The context where neither the user nor the model asks for less.
+const DEFAULT_CONTEXT: u32 = 4096;
+
+/// Host memory for weights on their way: rows are read, converted and uploaded in chunks of about this size.
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// Device memory by use, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeeded {
+    pub weights: u64,
+    pub kv_cache: u64,
+    /// Activations of the largest step, and small tables.
+    pub scratch: u64,
+}
+
+impl MemoryNeeded {
+    pub const fn total(&self) -> u64 {
+        self.weights + self.kv_cache + self.scratch
+    }
+
+    fn of(model: &Model) -> Self {
+        let capacity = &model.capacity;
+        let prefill = StepShape::Rows {
+            rows: capacity.max_rows,
+            tiles: capacity.max_rows.div_ceil(TILE_ROWS),
+            logits: 1,
+        };
+        let small = model.shared.bytes() - model.weight_bytes - model.kv_bytes;
+        Self {
+            weights: model.weight_bytes,
+            kv_cache: model.kv_bytes,
+            scratch: small + model.step(&prefill).plan.scratch_bytes(),
+        }
+    }
+}
+
+/// Bytes of weights on the device so far, of how many.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// Where weights come from.
+enum WeightSource<'a> {
+    Checkpoint(&'a Checkpoint),
+    /// Seeded noise of a plausible size: activations neither vanish nor overflow.
+    Random,
+}
+
+/// What [`Session::load`] would take on a device whose buffers have no limit, from shapes alone.
+pub fn memory_needed(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<MemoryNeeded, Error> {
+    let statics = BTreeMap::new();
+    Ok(MemoryNeeded::of(&declare(&checkpoint.config, Some(checkpoint), options, &statics, u64::MAX)?))
+}
+
+pub(super) async fn load(
+    checkpoint: &Checkpoint,
+    executor: Executor,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Session, Error> {
+    check_tensors(checkpoint)?;
+    let statics = read_static_inputs(checkpoint).await?;
+    let max = executor.max_buffer_bytes();
+    let model = declare(&checkpoint.config, Some(checkpoint), options, &statics, max)?;
+    fill(model, executor, &WeightSource::Checkpoint(checkpoint), options, progress).await
+}
+
+pub(super) async fn synthetic(
+    config: &ModelConfig,
+    executor: Executor,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Session, Error> {
+    let model = declare(config, None, options, &BTreeMap::new(), executor.max_buffer_bytes())?;
+    fill(model, executor, &WeightSource::Random, options, progress).await
+}
+
+/// The model's graph under the options, with no weight read.
+fn declare(
+    config: &ModelConfig,
+    checkpoint: Option<&Checkpoint>,
+    options: &LoadOptions,
+    statics: &BTreeMap<String, StaticInput>,
+    max_buffer_bytes: u64,
+) -> Result<Model, Error> {
+    let limit = config.max_position_embeddings;
+    let context_size = options.context_size.unwrap_or(limit.min(DEFAULT_CONTEXT));
+    if context_size == 0 || context_size > limit {
+        return Err(SessionError::ContextSize { found: context_size, limit }.into());
+    }
+    let capacity = Capacity {
+        context_size,
+        max_sequences: options.max_sequences,
+        max_rows: options.max_rows.min(context_size.saturating_mul(options.max_sequences)),
+        kv_type: options.kv_type,
+    };
+    let quantization = checkpoint.and_then(|checkpoint| checkpoint.quantization.as_ref());
+    if let (Some(quantization), Some(_)) = (quantization, options.quant) {
+        return Err(SessionError::AlreadyQuantized { recipe: quantization.recipe.clone() }.into());
+    }
+    let quant = options.quant.unwrap_or(Quant::F16);
+    let int8 = WeightFormat::Int { bits: Bits::Int8, group_size: 0 };
+    let table = match (quantization, quant) {
+        (None, Quant::F32) => WeightFormat::F32,
+        (None, Quant::F16) => WeightFormat::F16,
+        (None, Quant::W8A8 | Quant::W4A8 | Quant::W4A4) | (Some(_), _) => int8,
+    };
+    let linear = |name: &str| match quantization {
+        None => rounded(quant),
+        Some(quantization) => {
+            let format = quantization.format(name);
+            LinearSpec {
+                format: WeightFormat::Int { bits: format.weight_bits, group_size: format.group_size },
+                input: match statics.get(name) {
+                    Some(input) => Input::Static(input.clone()),
+                    None => Input::Dynamic(format.activation_bits),
+                },
+            }
+        }
+    };
+    let model = Model::new(config.clone(), capacity, &WeightsConfig { linear: &linear, table, max_buffer_bytes });
+    let integer = |l: &LinearWeights<'_>| matches!(l.linear.format, WeightFormat::Int { .. });
+    let widest = model.weights.linears().filter(integer).max_by_key(|l| l.linear.in_features);
+    match widest {
+        Some(l) if l.linear.in_features > MAX_INT_FEATURES => Err(LoadError::Invalid {
+            file: "config.json".to_owned(),
+            what: format!("input features of {}", l.linear.label),
+            found: l.linear.in_features.to_string(),
+            expected: format!("at most {MAX_INT_FEATURES}, so that integer sums stay in 32 bits"),
+        }
+        .into()),
+        _ => Ok(model),
+    }
+}
+
+/// How `--quant` stores a linear.
+fn rounded(quant: Quant) -> LinearSpec {
+    let int = |bits| WeightFormat::Int { bits, group_size: 0 };
+    match quant {
+        Quant::F32 => LinearSpec { format: WeightFormat::F32, input: Input::Float },
+        Quant::F16 => LinearSpec { format: WeightFormat::F16, input: Input::Float },
+        Quant::W8A8 => LinearSpec { format: int(Bits::Int8), input: Input::Dynamic(Bits::Int8) },
+        Quant::W4A8 => LinearSpec { format: int(Bits::Int4), input: Input::Dynamic(Bits::Int8) },
+        Quant::W4A4 => LinearSpec { format: int(Bits::Int4), input: Input::Dynamic(Bits::Int4) },
+    }
+}
+
+/// Every tensor is there with the shape that config.json gives it. Here, once; after this a wrong shape is a mistake of ours.
+fn check_tensors(checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let config = &checkpoint.config;
+    let (hidden, vocab) = (u64::from(config.hidden_size), u64::from(config.vocab_size));
+    let int8 = WeightFormat::Int { bits: Bits::Int8, group_size: 0 };
+    let mut tables = vec!["model.embed_tokens"];
+    if !config.tie_word_embeddings {
+        tables.push("lm_head");
+    }
+    for table in tables {
+        if checkpoint.quantization.is_some() {
+            checkpoint.expect(&format!("{table}.qweight"), &[vocab, u64::from(int8.row_words(config.hidden_size))])?;
+            checkpoint.expect(&format!("{table}.scales"), &[vocab])?;
+        } else {
+            checkpoint.expect(&format!("{table}.weight"), &[vocab, hidden])?;
+        }
+    }
+    for layer in 0..config.num_hidden_layers {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            checkpoint.expect(&format!("model.layers.{layer}.{norm}.weight"), &[hidden])?;
+        }
+        if config.qk_norm {
+            for norm in ["q_norm", "k_norm"] {
+                let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+                checkpoint.expect(&name, &[u64::from(config.head_dim)])?;
+            }
+        }
+    }
+    checkpoint.expect("model.norm.weight", &[hidden])?;
+    for (name, rows, columns, bias) in checkpoint_linears(config) {
+        match &checkpoint.quantization {
+            None => {
+                checkpoint.expect(&format!("{name}.weight"), &[rows.into(), columns.into()])?;
+            }
+            Some(quantization) => quantization.check_linear(checkpoint, &name, rows, columns)?,
+        }
+        if bias {
+            checkpoint.expect(&format!("{name}.bias"), &[rows.into()])?;
+        }
+    }
+    Ok(())
+}
+
+/// The scales and flatten maps of the linears whose activations have a static scale.
+async fn read_static_inputs(checkpoint: &Checkpoint) -> Result<BTreeMap<String, StaticInput>, LoadError> {
+    let mut statics = BTreeMap::new();
+    let Some(quantization) = &checkpoint.quantization else { return Ok(statics) };
+    for (name, _, columns, _) in checkpoint_linears(&checkpoint.config) {
+        let format = quantization.format(&name);
+        if format.activation_scale == ActivationScale::Static {
+            let (scale, map, flat_features) = checkpoint.read_static_input(&name, columns).await?;
+            let input = StaticInput { bits: format.activation_bits, scale, map: map.into(), flat_features };
+            statics.insert(name, input);
+        }
+    }
+    Ok(statics)
+}
+
+/// Allocates every buffer and fills the weights.
+async fn fill(
+    model: Model,
+    mut executor: Executor,
+    source: &WeightSource<'_>,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Session, Error> {
+    let memory = MemoryNeeded::of(&model);
+    if let Some(available) = executor.adapter().and_then(|adapter| adapter.memory) {
+        if memory.total() > available {
+            let name = executor.name().to_owned();
+            return Err(SessionError::DoesNotFit { name, needed: memory.total(), available }.into());
+        }
+    }
+    for desc in &model.shared.descs {
+        executor.allocate(desc).await?;
+    }
+    let mut loader = Loader { executor, source, options, done: 0, total: model.weight_bytes, progress };
+    for linear in model.weights.linears() {
+        loader.linear(&linear).await?;
+    }
+    for table in model.weights.tables() {
+        loader.table(table).await?;
+    }
+    for norm in model.weights.norms() {
+        let mut values = Vec::new();
+        for name in &norm.tensors {
+            let len = norm.len as usize / norm.tensors.len();
+            values.extend(match source {
+                WeightSource::Checkpoint(checkpoint) => checkpoint.read_f32(name, 0, len).await?,
+                WeightSource::Random => vec![1.0; len],
+            });
+        }
+        loader.executor.write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
+    }
+    let mut executor = loader.executor;
+    executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&model.rope_table()))?;
+    executor.finish().await?;
+    Ok(Session::new(model, executor, memory))
+}
+
+/// Rows of one tensor.
+struct Segment<'a> {
+    source: &'a Source,
+    rows: Range<usize>,
+}
+
+/// Packed rows, and what belongs to them in the aux buffer.
+#[derive(Default)]
+struct Packed {
+    words: Vec<u32>,
+    scales: Vec<f32>,
+    multipliers: Vec<u32>,
+}
+
+impl Packed {
+    fn join(rows: Vec<Packed>) -> Self {
+        let mut all = Self::default();
+        for row in rows {
+            all.words.extend(row.words);
+            all.scales.extend(row.scales);
+            all.multipliers.extend(row.multipliers);
+        }
+        all
+    }
+}
+
+struct Loader<'a> {
+    executor: Executor,
+    source: &'a WeightSource<'a>,
+    options: &'a LoadOptions,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(LoadProgress),
+}
+
+impl Loader<'_> {
+    async fn linear(&mut self, weights: &LinearWeights<'_>) -> Result<(), Error> {
+        let linear = weights.linear;
+        if let (Input::Static(input), Some((map, scale))) = (&linear.input, linear.static_buffers) {
+            self.executor.write(map, 0, &input.map)?;
+            self.executor.write(scale, 0, &[input.scale.to_bits()])?;
+        }
+        let per_tensor = match (self.source, self.options.weight_scale, linear.format) {
+            (WeightSource::Checkpoint(c), Granularity::PerTensor, WeightFormat::Int { bits, .. })
+                if c.quantization.is_none() =>
+            {
+                Some(tensor_scales(c, weights, bits).await?)
+            }
+            _ => None,
+        };
+        for range in &linear.ranges {
+            self.rows(
+                range,
+                linear.format,
+                linear.in_features,
+                weights.in_features,
+                weights.sources,
+                linear.has_bias,
+                per_tensor.as_deref(),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn table(&mut self, weights: &TableWeights) -> Result<(), Error> {
+        let table = &weights.table;
+        let sources = [Source { name: weights.name.clone(), rows: table.vocab }];
+        for range in &table.ranges {
+            self.rows(range, table.format, table.hidden, table.hidden, &sources, false, None).await?;
+        }
+        Ok(())
+    }
+
+    /// One range of rows: weights chunk by chunk, then scales, bias and multipliers.
+    async fn rows(
+        &mut self,
+        range: &RowRange,
+        format: WeightFormat,
+        stored_features: u32,
+        in_features: u32,
+        sources: &[Source],
+        has_bias: bool,
+        tensor_scales: Option<&[f32]>,
+    ) -> Result<(), Error> {
+        let row_words = format.row_words(stored_features) as usize;
+        let chunk = (CHUNK_BYTES / 4 / row_words.max(in_features as usize)).max(1);
+        let (first, end) = (range.first_row as usize, (range.first_row + range.rows) as usize);
+        let mut scales = Vec::new();
+        let mut multipliers = Vec::new();
+        let mut bias = Vec::new();
+        for segment in segments(sources, first..end, chunk) {
+            let packed = self.pack(&segment, format, stored_features, in_features as usize, tensor_scales, sources).await?;
+            let row = segment_start(sources, &segment) - first;
+            self.executor.write(range.w, (row * row_words) as u64, &packed.words)?;
+            if has_bias {
+                bias.extend(self.bias(&segment).await?);
+            }
+            scales.extend(packed.scales);
+            multipliers.extend(packed.multipliers);
+            self.done += 4 * packed.words.len() as u64;
+            (self.progress)(LoadProgress { done: self.done, total: self.total });
+        }
+        let mut aux: Vec<u32> = scales.iter().chain(&bias).map(|value: &f32| value.to_bits()).collect();
+        aux.extend(multipliers);
+        if !aux.is_empty() {
+            self.executor.write(range.aux, 0, &aux)?;
+        }
+        Ok(())
+    }
+
+    async fn bias(&self, segment: &Segment<'_>) -> Result<Vec<f32>, LoadError> {
+        match self.source {
+            WeightSource::Checkpoint(checkpoint) => {
+                let name = format!("{}.bias", segment.source.name);
+                checkpoint.read_f32(&name, segment.rows.start as u64, segment.rows.len()).await
+            }
+            WeightSource::Random => Ok(vec![0.0; segment.rows.len()]),
+        }
+    }
+
+    async fn pack(
+        &self,
+        segment: &Segment<'_>,
+        format: WeightFormat,
+        stored_features: u32,
+        in_features: usize,
+        tensor_scales: Option<&[f32]>,
+        sources: &[Source],
+    ) -> Result<Packed, LoadError> {
+        let (name, rows) = (&segment.source.name, segment.rows.len());
+        let row_words = format.row_words(stored_features) as usize;
+        let first = segment.rows.start as u64;
+        match self.source {
+            WeightSource::Random => Ok(random_rows(format, rows, row_words, in_features, stored_features)),
+            WeightSource::Checkpoint(checkpoint) if checkpoint.quantization.is_some() => {
+                let words = checkpoint
+                    .read_u32(&format!("{name}.qweight"), first * row_words as u64, rows * row_words)
+                    .await?;
+                let scales = checkpoint.read_scales(name, first, rows).await?;
+                let per_row = format.multiplier_words(stored_features) as usize;
+                let multipliers = match per_row {
+                    0 => Vec::new(),
+                    _ => {
+                        let name = format!("{name}.multipliers");
+                        checkpoint.read_u32(&name, first * per_row as u64, rows * per_row).await?
+                    }
+                };
+                Ok(Packed { words, scales, multipliers })
+            }
+            WeightSource::Checkpoint(checkpoint) => {
+                let scale = tensor_scales.map(|scales| {
+                    let index = sources.iter().position(|s| s.name == *name);
+                    scales[index.expect("a segment's source is one of the sources")]
+                });
+                let weight = format!("{name}.weight");
+                let values = checkpoint.read_f32(&weight, first * in_features as u64, rows * in_features).await?;
+                let packed: Vec<Packed> =
+                    values.par_chunks_exact(in_features).map(|row| pack_row(row, format, row_words, scale)).collect();
+                Ok(Packed::join(packed))
+            }
+        }
+    }
+}
+
+/// One row in the device's layout; `scale` is that of the whole tensor, where there is one.
+fn pack_row(row: &[f32], format: WeightFormat, row_words: usize, scale: Option<f32>) -> Packed {
+    match format {
+        WeightFormat::F32 => {
+            let mut words: Vec<u32> = row.iter().map(|value| value.to_bits()).collect();
+            words.resize(row_words, 0);
+            Packed { words, ..Packed::default() }
+        }
+        WeightFormat::F16 => Packed { words: pack::pack_f16(row), ..Packed::default() },
+        WeightFormat::Int { bits: Bits::Int8, .. } => {
+            let (scale, words) = match scale {
+                Some(scale) => (scale, pack::quantize_row_i8_with_scale(row, scale)),
+                None => pack::quantize_row_i8(row),
+            };
+            Packed { words, scales: vec![scale], multipliers: Vec::new() }
+        }
+        WeightFormat::Int { bits: Bits::Int4, group_size } => {
+            let (scale, words, multipliers) = match scale {
+                Some(scale) => {
+                    let (words, multipliers) = pack::quantize_row_i4_with_scale(row, group_size as usize, scale);
+                    (scale, words, multipliers)
+                }
+                None => pack::quantize_row_i4(row, group_size as usize),
+            };
+            Packed { words, scales: vec![scale], multipliers }
+        }
+    }
+}
+
+/// One scale for each source tensor: its absmax over the largest integer.
+async fn tensor_scales(
+    checkpoint: &Checkpoint,
+    weights: &LinearWeights<'_>,
+    bits: Bits,
+) -> Result<Vec<f32>, LoadError> {
+    let columns = weights.in_features as usize;
+    let chunk = (CHUNK_BYTES / 4 / columns).max(1);
+    let mut scales = Vec::new();
+    for source in weights.sources {
+        let mut absmax = 0f32;
+        for segment in segments(std::slice::from_ref(source), 0..source.rows as usize, chunk) {
+            let first = (segment.rows.start * columns) as u64;
+            let name = format!("{}.weight", source.name);
+            let values = checkpoint.read_f32(&name, first, segment.rows.len() * columns).await?;
+            absmax = values.iter().fold(absmax, |absmax, value| absmax.max(value.abs()));
+        }
+        scales.push(absmax / bits.q_max() as f32);
+    }
+    Ok(scales)
+}
+
+/// Cuts `rows` of the joined `sources` into pieces of at most `chunk` rows, each in one source.
+fn segments(sources: &[Source], rows: Range<usize>, chunk: usize) -> Vec<Segment<'_>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for source in sources {
+        let end = start + source.rows as usize;
+        let (mut row, last) = (rows.start.max(start), rows.end.min(end));
+        while row < last {
+            let next = (row + chunk).min(last);
+            pieces.push(Segment { source, rows: row - start..next - start });
+            row = next;
+        }
+        start = end;
+    }
+    pieces
+}
+
+/// The row of the joined sources where a segment starts.
+fn segment_start(sources: &[Source], segment: &Segment<'_>) -> usize {
+    let before: usize =
+        sources.iter().take_while(|source| source.name != segment.source.name).map(|s| s.rows as usize).sum();
+    before + segment.rows.start
+}
+
+/// Rows of noise in the device's layout: outputs about as large as inputs.
+fn random_rows(
+    format: WeightFormat,
+    rows: usize,
+    row_words: usize,
+    in_features: usize,
+    stored_features: u32,
+) -> Packed {
+    // Uniform in ±1 has a variance of 1/3; so many of them are summed.
+    let gain = (3.0 / in_features as f32).sqrt();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut noise = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u32
+    };
+    let unit = |noise: u32| (noise >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
+    let len = rows * row_words;
+    match format {
+        WeightFormat::F32 => Packed {
+            words: (0..len).map(|_| (gain * unit(noise())).to_bits()).collect(),
+            ..Packed::default()
+        },
+        WeightFormat::F16 => {
+            let row: Vec<f32> = (0..2 * len).map(|_| gain * unit(noise())).collect();
+            Packed { words: pack::pack_f16(&row), ..Packed::default() }
+        }
+        WeightFormat::Int { bits, .. } => Packed {
+            words: (0..len).map(|_| noise()).collect(),
+            scales: vec![gain / bits.q_max() as f32; rows],
+            multipliers: vec![0; rows * format.multiplier_words(stored_features) as usize],
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_stay_inside_their_tensor() {
+        let sources: Vec<Source> =
+            [("q", 5), ("k", 2)].map(|(name, rows)| Source { name: name.to_owned(), rows }).to_vec();
+        let cut: Vec<(String, Range<usize>)> =
+            segments(&sources, 1..7, 3).into_iter().map(|s| (s.source.name.clone(), s.rows)).collect();
+        assert_eq!(cut, [("q".to_owned(), 1..4), ("q".to_owned(), 4..5), ("k".to_owned(), 0..2)]);
+        assert_eq!(segment_start(&sources, &segments(&sources, 5..7, 9)[0]), 5);
+    }
+}

@@ -1,0 +1,464 @@
+//! A loaded model with its KV cache: prompts in, logits or tokens out.
+
+mod load;
+
+pub use load::{LoadOptions, LoadProgress, MemoryNeeded, memory_needed};
+
+use crate::Error;
+use crate::checkpoint::{Checkpoint, ModelConfig};
+use crate::exec::{Executor, PlanId, Readback};
+use crate::model::{Model, Pages, StepShape, tiles};
+use crate::ops::Sampling;
+use crate::plan::BufferId;
+use crate::sampler::{REPEAT_WINDOW, SamplerConfig};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Why a request cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the prompt is empty: at least one token is needed")]
+    EmptyPrompt,
+    #[error("the prompt has {found} tokens, the context holds {limit}")]
+    PromptTooLong { found: usize, limit: u32 },
+    #[error("token {index} is {found}, the vocabulary has {vocab}")]
+    UnknownToken { index: usize, found: u32, vocab: u32 },
+    #[error("{found} sequences at once, the session was loaded for {limit}")]
+    TooManySequences { found: usize, limit: u32 },
+    #[error("a step has {found} rows, the session was loaded for {limit}")]
+    TooManyRows { found: usize, limit: u32 },
+    #[error("--quant rounds a float model; this checkpoint is quantized already ({recipe})")]
+    AlreadyQuantized { recipe: String },
+    #[error("the model needs {needed} bytes of device memory, {name} has {available}")]
+    DoesNotFit { name: String, needed: u64, available: u64 },
+    #[error("context size {found}: must be between 1 and {limit}")]
+    ContextSize { found: u32, limit: u32 },
+    #[error(transparent)]
+    Pages(#[from] crate::model::PagesExhausted),
+}
+
+/// One token of one sequence in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Below [`LoadOptions::max_sequences`].
+    pub sequence: u32,
+    /// Keys of all earlier positions of the sequence are in the cache, or come earlier in the same step.
+    pub position: u32,
+    pub token: u32,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The callback said so (an end token, a stop string, Ctrl-C).
+    Stopped,
+    /// As many tokens as were asked for.
+    Length,
+    /// No room left in the context.
+    ContextFull,
+}
+
+/// What a generation took.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateReport {
+    pub finish: Finish,
+    pub prompt_tokens: usize,
+    /// Tokens handed to the callback.
+    pub new_tokens: usize,
+    /// Until the first new token was there.
+    pub prefill_ns: u64,
+    /// From then until the last one.
+    pub decode_ns: u64,
+}
+
+/// Steps that are submitted before the first of them is read back, on a GPU: it never waits for the host.
+const STEPS_IN_FLIGHT: usize = 3;
+
+/// Plans that stay prepared.
+const KEPT_PLANS: usize = 6;
+
+struct KeptPlan {
+    shape: StepShape,
+    id: PlanId,
+    logits: Option<BufferId>,
+}
+
+/// A loaded model.
+pub struct Session {
+    model: Model,
+    executor: Executor,
+    pages: Pages,
+    /// Most recently used last.
+    plans: Vec<KeptPlan>,
+    memory: MemoryNeeded,
+}
+
+/// A sequence that is being generated.
+struct Active {
+    /// Of the prompt; also the sequence's number in the cache.
+    index: usize,
+    /// Of the token that the next step takes.
+    position: u32,
+    token: u32,
+    produced: usize,
+}
+
+impl Session {
+    /// Reads the weights chunk by chunk into device memory.
+    pub async fn load(
+        checkpoint: &Checkpoint,
+        executor: Executor,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, Error> {
+        load::load(checkpoint, executor, options, progress).await
+    }
+
+    /// A model of this shape with seeded random weights made on the spot, for `bench`: no file is read.
+    pub async fn synthetic(
+        config: &ModelConfig,
+        executor: Executor,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, Error> {
+        load::synthetic(config, executor, options, progress).await
+    }
+
+    fn new(model: Model, executor: Executor, memory: MemoryNeeded) -> Self {
+        let pages = Pages::new(model.capacity.pages());
+        Self { model, executor, pages, plans: Vec::new(), memory }
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Tokens that fit one sequence.
+    pub fn context_size(&self) -> u32 {
+        self.model.capacity.context_size
+    }
+
+    pub fn memory(&self) -> MemoryNeeded {
+        self.memory
+    }
+
+    /// Number of weights, embedding and head included (tied: once).
+    pub fn parameters(&self) -> u64 {
+        self.model.parameters()
+    }
+
+    /// The graph and what runs it, for tools that look at single dispatches.
+    pub fn parts(&mut self) -> (&Model, &mut Executor) {
+        (&self.model, &mut self.executor)
+    }
+
+    /// Forgets a sequence and frees its pages.
+    pub fn reset(&mut self, sequence: u32) {
+        self.pages.release(sequence);
+    }
+
+    /// Runs rows of any sequences in one submission and gives the logits of the rows that `wanted` names,
+    /// [wanted, vocab]. A row's logits do not depend on the other rows of the step.
+    pub async fn step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<Vec<f32>, Error> {
+        let shape = self.write_step(rows, wanted)?;
+        let (plan, logits) = self.plan(shape).await?;
+        let Some(logits) = logits else {
+            self.executor.run(plan)?;
+            return Ok(Vec::new());
+        };
+        let words = wanted.len() as u64 * u64::from(self.model.config.vocab_size);
+        let readback = self.executor.run_and_read(plan, logits, 0..words)?;
+        Ok(bytemuck::cast_vec(self.executor.wait(readback).await?))
+    }
+
+    /// Writes the step buffers for `rows`.
+    fn write_step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<StepShape, Error> {
+        let capacity = self.model.capacity;
+        if rows.is_empty() {
+            return Err(SessionError::EmptyPrompt.into());
+        }
+        if rows.len() > capacity.max_rows as usize {
+            return Err(SessionError::TooManyRows { found: rows.len(), limit: capacity.max_rows }.into());
+        }
+        let vocab = self.model.config.vocab_size;
+        for (index, row) in rows.iter().enumerate() {
+            if row.token >= vocab {
+                return Err(SessionError::UnknownToken { index, found: row.token, vocab }.into());
+            }
+            if row.position >= capacity.context_size {
+                let found = row.position as usize + 1;
+                return Err(SessionError::PromptTooLong { found, limit: capacity.context_size }.into());
+            }
+            if row.sequence >= capacity.max_sequences {
+                let found = row.sequence as usize + 1;
+                return Err(SessionError::TooManySequences { found, limit: capacity.max_sequences }.into());
+            }
+        }
+        for row in rows {
+            self.reserve(row.sequence, row.position + 1)?;
+        }
+        let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
+        let row_info: Vec<[u32; 2]> = rows.iter().map(|row| [row.sequence, row.position]).collect();
+        let tiles = tiles(&row_info);
+        let step = self.model.step;
+        self.executor.write(step.tokens, 0, &tokens)?;
+        self.executor.write(step.row_info, 0, bytemuck::cast_slice(&row_info))?;
+        self.executor.write(step.tiles, 0, bytemuck::cast_slice(&tiles))?;
+        if !wanted.is_empty() {
+            self.executor.write(step.logit_index, 0, wanted)?;
+        }
+        Ok(StepShape::Rows { rows: rows.len() as u32, tiles: tiles.len() as u32, logits: wanted.len() as u32 })
+    }
+
+    /// Makes room in the cache for `len` tokens of `sequence`.
+    fn reserve(&mut self, sequence: u32, len: u32) -> Result<(), Error> {
+        let (pages, grown) = self.pages.reserve(sequence, len).map_err(SessionError::from)?;
+        if grown {
+            let row = u64::from(sequence) * u64::from(self.model.capacity.table_stride());
+            self.executor.write(self.model.step.block_table, row, pages)?;
+        }
+        Ok(())
+    }
+
+    /// The prepared plan of a shape.
+    async fn plan(&mut self, shape: StepShape) -> Result<(PlanId, Option<BufferId>), Error> {
+        if let Some(i) = self.plans.iter().position(|kept| kept.shape == shape) {
+            let kept = self.plans.remove(i);
+            let found = (kept.id, kept.logits);
+            self.plans.push(kept);
+            return Ok(found);
+        }
+        if self.plans.len() == KEPT_PLANS {
+            let oldest = self.plans.remove(0);
+            self.executor.release(oldest.id);
+        }
+        let step = self.model.step(&shape);
+        let id = self.executor.prepare(step.plan).await?;
+        self.plans.push(KeptPlan { shape, id, logits: step.logits });
+        Ok((id, step.logits))
+    }
+
+    /// Runs `ids` as sequence 0 from position 0 in steps of at most `chunk` rows; `wanted` says which positions' logits
+    /// are asked for, and `on_rows(first position, logits)` gets them.
+    async fn run_prompt(
+        &mut self,
+        ids: &[u32],
+        chunk: usize,
+        wanted: impl Fn(usize) -> bool,
+        on_rows: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.reset(0);
+        if ids.is_empty() {
+            return Err(SessionError::EmptyPrompt.into());
+        }
+        if ids.len() > self.context_size() as usize {
+            return Err(SessionError::PromptTooLong { found: ids.len(), limit: self.context_size() }.into());
+        }
+        for (i, ids) in ids.chunks(chunk.max(1)).enumerate() {
+            let first = i * chunk;
+            let rows = prompt_rows(0, first, ids);
+            let wanted: Vec<u32> = (0..ids.len()).filter(|j| wanted(first + j)).map(|j| j as u32).collect();
+            let logits = self.step(&rows, &wanted).await?;
+            if let Some(j) = wanted.first() {
+                on_rows(first + *j as usize, &logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of every token, [tokens, vocab], of a fresh sequence. `on_rows(first_row, logits)` is called as they come.
+    pub async fn logits(&mut self, ids: &[u32], on_rows: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+        let chunk = self.logit_rows();
+        self.run_prompt(ids, chunk, |_| true, on_rows).await
+    }
+
+    /// As [`Session::logits`], in steps of `chunk` rows: the same logits, bit for bit.
+    pub async fn logits_in_chunks(
+        &mut self,
+        ids: &[u32],
+        chunk: usize,
+        on_rows: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        let chunk = chunk.clamp(1, self.logit_rows());
+        self.run_prompt(ids, chunk, |_| true, on_rows).await
+    }
+
+    /// Rows whose logits fit one buffer, and not more than a step takes.
+    fn logit_rows(&self) -> usize {
+        /// A step's logits are read back through host memory.
+        const LOGITS_BYTES: u64 = 64 << 20;
+        let row = 4 * u64::from(self.model.config.vocab_size);
+        let fitting = LOGITS_BYTES.min(self.executor.max_buffer_bytes()) / row;
+        fitting.clamp(1, u64::from(self.model.capacity.max_rows)) as usize
+    }
+
+    /// Runs a prompt through a fresh sequence up to the logits of its last token, which stay on the device.
+    pub async fn prefill(&mut self, ids: &[u32]) -> Result<(), Error> {
+        let chunk = self.model.capacity.max_rows as usize;
+        let last = ids.len().saturating_sub(1);
+        self.run_prompt(ids, chunk, |position| position == last, &mut |_, _| {}).await?;
+        Ok(self.executor.finish().await?)
+    }
+
+    /// Runs the prompt, then hands each new token to `on_token` until it breaks, `max_new_tokens` came, or the context is
+    /// full. Some tokens may be computed ahead of the callback and dropped.
+    pub async fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampler: &SamplerConfig,
+        max_new_tokens: Option<usize>,
+        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<GenerateReport, Error> {
+        let reports =
+            self.generate_batch(&[prompt], sampler, max_new_tokens, &mut |_, token| on_token(token)).await?;
+        Ok(reports[0])
+    }
+
+    /// As [`Session::generate`] for several prompts, decoded together; `on_token(prompt, token)`. Each prompt's tokens are
+    /// those that it would get alone.
+    pub async fn generate_batch(
+        &mut self,
+        prompts: &[&[u32]],
+        sampler: &SamplerConfig,
+        max_new_tokens: Option<usize>,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<GenerateReport>, Error> {
+        let limit = self.model.capacity.max_sequences;
+        if prompts.len() > limit as usize {
+            return Err(SessionError::TooManySequences { found: prompts.len(), limit }.into());
+        }
+        let started = Instant::now();
+        let mut active = Vec::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            active.push(self.start(index, prompt).await?);
+        }
+        let mut reports: Vec<GenerateReport> = prompts
+            .iter()
+            .map(|prompt| GenerateReport {
+                finish: Finish::Length,
+                prompt_tokens: prompt.len(),
+                new_tokens: 0,
+                prefill_ns: 0,
+                decode_ns: 0,
+            })
+            .collect();
+        let sampling = sampling(sampler);
+        let max_new_tokens = max_new_tokens.unwrap_or(usize::MAX);
+        active.retain(|_| max_new_tokens > 0);
+        while !active.is_empty() {
+            let finished = self
+                .decode(&mut active, sampling, max_new_tokens, &mut |sequence, token| {
+                    let report = &mut reports[sequence];
+                    report.new_tokens += 1;
+                    let elapsed = started.elapsed().as_nanos() as u64;
+                    if report.new_tokens == 1 {
+                        report.prefill_ns = elapsed;
+                    }
+                    report.decode_ns = elapsed - report.prefill_ns;
+                    on_token(sequence, token)
+                })
+                .await?;
+            for (sequence, finish) in finished {
+                reports[sequence].finish = finish;
+                active.retain(|a| a.index != sequence);
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Runs all of a prompt but its last token, which the first decode step takes.
+    async fn start(&mut self, index: usize, prompt: &[u32]) -> Result<Active, Error> {
+        let sequence = index as u32;
+        self.reset(sequence);
+        let Some((&token, before)) = prompt.split_last() else { return Err(SessionError::EmptyPrompt.into()) };
+        if prompt.len() > self.context_size() as usize {
+            return Err(SessionError::PromptTooLong { found: prompt.len(), limit: self.context_size() }.into());
+        }
+        let vocab = self.model.config.vocab_size;
+        if let Some(index) = prompt.iter().position(|&token| token >= vocab) {
+            return Err(SessionError::UnknownToken { index, found: prompt[index], vocab }.into());
+        }
+        let chunk = self.model.capacity.max_rows as usize;
+        for (i, ids) in before.chunks(chunk).enumerate() {
+            self.step(&prompt_rows(sequence, i * chunk, ids), &[]).await?;
+        }
+        let mut history = [u32::MAX; REPEAT_WINDOW as usize];
+        for (position, &token) in prompt.iter().enumerate() {
+            history[position % history.len()] = token;
+        }
+        self.executor.write(self.model.decode.history, u64::from(sequence * REPEAT_WINDOW), &history)?;
+        Ok(Active { index, position: before.len() as u32, token, produced: 0 })
+    }
+
+    /// Decodes all active sequences together until at least one is finished; gives the finished ones.
+    async fn decode(
+        &mut self,
+        active: &mut [Active],
+        sampling: Sampling,
+        max_new_tokens: usize,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<(usize, Finish)>, Error> {
+        let context = self.context_size();
+        let room = |a: &Active| ((context - a.position) as usize).min(max_new_tokens - a.produced);
+        let steps = active.iter().map(room).min().unwrap_or(0);
+        let tokens: Vec<u32> = active.iter().map(|a| a.token).collect();
+        let row_info: Vec<[u32; 2]> = active.iter().map(|a| [a.index as u32, a.position]).collect();
+        self.executor.write(self.model.decode.tokens, 0, &tokens)?;
+        self.executor.write(self.model.decode.row_info, 0, bytemuck::cast_slice(&row_info))?;
+        let (plan, _) = self.plan(StepShape::Decode { rows: active.len() as u32, sampling }).await?;
+        let in_flight = match self.executor {
+            Executor::Cpu(_) => 1,
+            Executor::Gpu(_) => STEPS_IN_FLIGHT,
+        };
+        let mut finished: Vec<(usize, Finish)> = Vec::new();
+        let mut pending: VecDeque<Readback> = VecDeque::new();
+        let mut submitted = 0;
+        loop {
+            while finished.is_empty() && submitted < steps && pending.len() < in_flight {
+                for (sequence, position) in row_info.iter().map(|[sequence, position]| (*sequence, *position)) {
+                    self.reserve(sequence, position + submitted as u32 + 1)?;
+                }
+                let chosen = self.model.decode.chosen;
+                pending.push_back(self.executor.run_and_read(plan, chosen, 0..active.len() as u64)?);
+                submitted += 1;
+            }
+            let Some(readback) = pending.pop_front() else { break };
+            let chosen = self.executor.wait(readback).await?;
+            for (a, token) in active.iter_mut().zip(chosen) {
+                if finished.iter().any(|(sequence, _)| *sequence == a.index) {
+                    continue;
+                }
+                a.position += 1;
+                a.token = token;
+                a.produced += 1;
+                if on_token(a.index, token).is_break() {
+                    finished.push((a.index, Finish::Stopped));
+                } else if a.produced == max_new_tokens {
+                    finished.push((a.index, Finish::Length));
+                } else if a.position == context {
+                    finished.push((a.index, Finish::ContextFull));
+                }
+            }
+        }
+        Ok(finished)
+    }
+}
+
+fn prompt_rows(sequence: u32, first: usize, ids: &[u32]) -> Vec<Row> {
+    let row = |(i, &token)| Row { sequence, position: (first + i) as u32, token };
+    ids.iter().enumerate().map(row).collect()
+}
+
+fn sampling(config: &SamplerConfig) -> Sampling {
+    let greedy = config.temperature <= 0.0;
+    Sampling {
+        temperature: (!greedy).then_some(config.temperature),
+        // What greedy choice does not look at must not make another plan.
+        top_k: if greedy { 0 } else { config.top_k },
+        top_p: if greedy { 1.0 } else { config.top_p },
+        min_p: if greedy { 0.0 } else { config.min_p },
+        repeat_penalty: config.repeat_penalty,
+        seed: if greedy { 0 } else { config.seed },
+    }
+}
