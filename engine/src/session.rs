@@ -65,11 +65,19 @@ pub enum SessionError {
     #[error("the prompt has {found} tokens, the context holds {limit}")]
     PromptTooLong { found: usize, limit: u32 },
     #[error("token {index} is {found}, the vocabulary has {vocab}")]
-    UnknownToken { index: usize, found: u32, vocab: u32 },
+    UnknownToken {
+        index: usize,
+        found: u32,
+        vocab: u32,
+    },
     #[error("--quant rounds a float model; this checkpoint is quantized already ({recipe})")]
     AlreadyQuantized { recipe: String },
     #[error("the model needs {needed} bytes of device memory, {name} has {available}")]
-    DoesNotFit { name: String, needed: u64, available: u64 },
+    DoesNotFit {
+        name: String,
+        needed: u64,
+        available: u64,
+    },
     #[error("context size {found}: must be between 1 and {limit}")]
     ContextSize { found: u32, limit: u32 },
 }
@@ -131,7 +139,11 @@ impl Session {
     }
 
     /// Logits of every token, [tokens, vocab], of a fresh sequence. `on_rows(first_row, logits)` is called as they come.
-    pub async fn logits(&mut self, _ids: &[u32], _on_rows: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+    pub async fn logits(
+        &mut self,
+        _ids: &[u32],
+        _on_rows: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
         unimplemented!("session")
     }
 
@@ -154,6 +166,9 @@ impl Session {
 }
 
 /// What [`Session::load`] would take, from shapes alone.
-pub fn memory_needed(_checkpoint: &Checkpoint, _options: &LoadOptions) -> Result<MemoryNeeded, Error> {
+pub fn memory_needed(
+    _checkpoint: &Checkpoint,
+    _options: &LoadOptions,
+) -> Result<MemoryNeeded, Error> {
     unimplemented!("session")
 }

@@ -30,6 +30,11 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::rope::KERNEL,
     &attention::kv_append_f32::KERNEL,
     &attention::kv_append_f16::KERNEL,
+    // linear
+    &linear::gemm_f32::KERNEL,
+    &linear::gemm_f16::KERNEL,
+    &linear::gemv_f32::KERNEL,
+    &linear::gemv_f16::KERNEL,
 ];
 
 /// The kernel of that name, if there is one.

@@ -7,8 +7,17 @@ pub enum LoadError {
     #[error("{what}: not found ({searched})")]
     NotFound { what: String, searched: String },
     #[error("{file}: {source}")]
-    Io { file: String, #[source] source: std::io::Error },
+    Io {
+        file: String,
+        #[source]
+        source: std::io::Error,
+    },
     /// There, but not what it has to be: exit code 4.
     #[error("{file}: {what}: found {found}, expected {expected}")]
-    Invalid { file: String, what: String, found: String, expected: String },
+    Invalid {
+        file: String,
+        what: String,
+        found: String,
+        expected: String,
+    },
 }

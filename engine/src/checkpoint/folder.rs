@@ -7,7 +7,10 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub enum Folder {
     Disk(PathBuf),
-    Embedded { name: &'static str, files: &'static [(&'static str, &'static [u8])] },
+    Embedded {
+        name: &'static str,
+        files: &'static [(&'static str, &'static [u8])],
+    },
 }
 
 impl Folder {

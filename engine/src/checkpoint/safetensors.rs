@@ -47,17 +47,32 @@ impl Checkpoint {
     }
 
     /// Raw bytes of a tensor from `offset` (in the tensor).
-    pub async fn read(&self, _name: &str, _offset: u64, _buffer: &mut [u8]) -> Result<(), LoadError> {
+    pub async fn read(
+        &self,
+        _name: &str,
+        _offset: u64,
+        _buffer: &mut [u8],
+    ) -> Result<(), LoadError> {
         unimplemented!("checkpoint")
     }
 
     /// `len` elements of a float tensor from element `first`, widened to f32. NaN and infinity are errors.
-    pub async fn read_f32(&self, _name: &str, _first: u64, _len: usize) -> Result<Vec<f32>, LoadError> {
+    pub async fn read_f32(
+        &self,
+        _name: &str,
+        _first: u64,
+        _len: usize,
+    ) -> Result<Vec<f32>, LoadError> {
         unimplemented!("checkpoint")
     }
 
     /// `len` words of a U32 or I32 tensor from word `first`.
-    pub async fn read_u32(&self, _name: &str, _first: u64, _len: usize) -> Result<Vec<u32>, LoadError> {
+    pub async fn read_u32(
+        &self,
+        _name: &str,
+        _first: u64,
+        _len: usize,
+    ) -> Result<Vec<u32>, LoadError> {
         unimplemented!("checkpoint")
     }
 

@@ -4,8 +4,15 @@ use super::LoadError;
 
 /// A file or a piece of memory that is read at positions. No memory map: a truncated file would be a signal.
 pub enum ByteSource {
-    File { name: String, file: std::fs::File, len: u64 },
-    Memory { name: String, bytes: &'static [u8] },
+    File {
+        name: String,
+        file: std::fs::File,
+        len: u64,
+    },
+    Memory {
+        name: String,
+        bytes: &'static [u8],
+    },
 }
 
 impl ByteSource {

@@ -23,7 +23,9 @@ impl FromStr for DeviceChoice {
         Ok(match s.to_ascii_lowercase().as_str() {
             "auto" => Self::Auto,
             "twin" | "cpu" => Self::Twin,
-            other => other.parse().map_or_else(|_| Self::Name(s.to_owned()), Self::Index),
+            other => other
+                .parse()
+                .map_or_else(|_| Self::Name(s.to_owned()), Self::Index),
         })
     }
 }
@@ -57,9 +59,18 @@ pub enum DeviceError {
     #[error("{name}: cannot be opened: {reason}")]
     Refused { name: String, reason: String },
     #[error("{label}: {bytes} bytes do not fit one buffer of {name}, which holds {limit} at most")]
-    TooLarge { name: String, label: String, bytes: u64, limit: u64 },
+    TooLarge {
+        name: String,
+        label: String,
+        bytes: u64,
+        limit: u64,
+    },
     #[error("{name}: out of device memory at '{label}' ({bytes} bytes)")]
-    OutOfMemory { name: String, label: String, bytes: u64 },
+    OutOfMemory {
+        name: String,
+        label: String,
+        bytes: u64,
+    },
     #[error("{name}: the device was lost: {reason}")]
     Lost { name: String, reason: String },
     #[error("{name}: the driver failed: {reason}")]

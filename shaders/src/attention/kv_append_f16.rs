@@ -7,8 +7,17 @@ use half::f16;
 
 pub const KERNEL: Kernel = Kernel {
     name: "kv_append_f16",
-    source: &[include_str!("kv_append.wgsl"), include_str!("kv_append_f16.wgsl")],
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite],
+    source: &[
+        include_str!("kv_append.wgsl"),
+        include_str!("kv_append_f16.wgsl"),
+    ],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::ReadWrite,
+        Access::ReadWrite,
+    ],
     params_bytes: size_of::<Params>(),
     run,
 };
@@ -19,7 +28,14 @@ pub fn grid(params: &Params) -> [u32; 3] {
 }
 
 fn run(call: &mut Call<'_>) {
-    reference(&call.params(), call.read(1), call.read(2), call.read(3), call.write(4), call.write(5));
+    reference(
+        &call.params(),
+        call.read(1),
+        call.read(2),
+        call.read(3),
+        call.write(4),
+        call.write(5),
+    );
 }
 
 /// The definition of `kv_append_f16`; see the header of kv_append.wgsl for shapes.
@@ -31,6 +47,22 @@ pub fn reference(
     k_pool: &mut [f16],
     v_pool: &mut [f16],
 ) {
-    append(params, row_info, block_table, qkv, params.k_offset, k_pool, f16::from_f32);
-    append(params, row_info, block_table, qkv, params.v_offset, v_pool, f16::from_f32);
+    append(
+        params,
+        row_info,
+        block_table,
+        qkv,
+        params.k_offset,
+        k_pool,
+        f16::from_f32,
+    );
+    append(
+        params,
+        row_info,
+        block_table,
+        qkv,
+        params.v_offset,
+        v_pool,
+        f16::from_f32,
+    );
 }

@@ -26,7 +26,11 @@ const WORKGROUP: u32 = 256;
 
 /// Workgroups in x, y, z.
 pub fn grid(params: &Params) -> [u32; 3] {
-    [div_ceil(params.num_heads * (params.head_dim / 2), WORKGROUP), params.rows, 1]
+    [
+        div_ceil(params.num_heads * (params.head_dim / 2), WORKGROUP),
+        params.rows,
+        1,
+    ]
 }
 
 fn run(call: &mut Call<'_>) {
@@ -57,7 +61,12 @@ mod tests {
 
     #[test]
     fn a_quarter_turn_swaps_the_halves_of_a_head() {
-        let params = Params { rows: 1, num_heads: 1, head_dim: 4, stride: 6 };
+        let params = Params {
+            rows: 1,
+            num_heads: 1,
+            head_dim: 4,
+            stride: 6,
+        };
         let table = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]];
         let mut qkv = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         reference(&params, &[[7, 1]], &table, &mut qkv);

@@ -25,10 +25,18 @@ pub fn grid(params: &Params) -> [u32; 3] {
 }
 
 /// Fills each row of y whose token this part of the table holds with `load(table_row, element_of_the_table)`.
-pub(super) fn lookup(params: &Params, tokens: &[u32], y: &mut [f32], load: impl Fn(usize, usize) -> f32) {
+pub(super) fn lookup(
+    params: &Params,
+    tokens: &[u32],
+    y: &mut [f32],
+    load: impl Fn(usize, usize) -> f32,
+) {
     let hidden = params.hidden as usize;
     let part = params.first_row..params.first_row + params.num_rows;
-    for (row, y) in y[..params.rows as usize * hidden].chunks_exact_mut(hidden).enumerate() {
+    for (row, y) in y[..params.rows as usize * hidden]
+        .chunks_exact_mut(hidden)
+        .enumerate()
+    {
         let token = tokens[row];
         if token >= params.vocab {
             y.fill(0.0);

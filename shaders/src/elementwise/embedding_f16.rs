@@ -6,7 +6,10 @@ use half::f16;
 
 pub const KERNEL: Kernel = Kernel {
     name: "embedding_f16",
-    source: &[include_str!("embedding.wgsl"), include_str!("embedding_f16.wgsl")],
+    source: &[
+        include_str!("embedding.wgsl"),
+        include_str!("embedding_f16.wgsl"),
+    ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     run,

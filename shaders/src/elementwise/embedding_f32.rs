@@ -5,7 +5,10 @@ use crate::kernel::{Access, Call, Kernel};
 
 pub const KERNEL: Kernel = Kernel {
     name: "embedding_f32",
-    source: &[include_str!("embedding.wgsl"), include_str!("embedding_f32.wgsl")],
+    source: &[
+        include_str!("embedding.wgsl"),
+        include_str!("embedding_f32.wgsl"),
+    ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     run,

@@ -33,6 +33,7 @@ fn run(call: &mut Call<'_>) {
 pub fn reference(params: &Params, index: &[u32], x: &[u32], y: &mut [u32]) {
     let features = params.features as usize;
     for j in 0..params.n as usize {
-        y[j * features..][..features].copy_from_slice(&x[index[j] as usize * features..][..features]);
+        y[j * features..][..features]
+            .copy_from_slice(&x[index[j] as usize * features..][..features]);
     }
 }

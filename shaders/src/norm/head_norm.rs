@@ -5,7 +5,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "head_norm",
-    source: &[include_str!("head_norm.wgsl"), include_str!("workgroup_sum.wgsl")],
+    source: &[
+        include_str!("head_norm.wgsl"),
+        include_str!("workgroup_sum.wgsl"),
+    ],
     bindings: &[Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     run,
@@ -38,7 +41,11 @@ pub fn reference(params: &Params, weights: &[f32], qkv: &mut [f32]) {
     let (q_norm, k_norm) = weights.split_at(head_dim);
     for row in 0..params.rows as usize {
         for head in 0..(params.heads + params.kv_heads) as usize {
-            let weight = if head < params.heads as usize { q_norm } else { k_norm };
+            let weight = if head < params.heads as usize {
+                q_norm
+            } else {
+                k_norm
+            };
             let start = row * params.stride as usize + head * head_dim;
             super::normalize(&mut qkv[start..][..head_dim], weight, params.eps);
         }
@@ -51,7 +58,14 @@ mod tests {
 
     #[test]
     fn queries_and_keys_have_their_own_weights_and_values_stay() {
-        let params = Params { rows: 1, heads: 1, kv_heads: 1, head_dim: 2, stride: 6, eps: 0.0 };
+        let params = Params {
+            rows: 1,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 2,
+            stride: 6,
+            eps: 0.0,
+        };
         let mut qkv = [1.0, -1.0, 2.0, 2.0, 5.0, 6.0];
         reference(&params, &[1.0, 2.0, 3.0, 4.0], &mut qkv);
         assert_eq!(qkv, [1.0, -2.0, 3.0, 4.0, 5.0, 6.0]);

@@ -5,7 +5,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "rms_norm",
-    source: &[include_str!("rms_norm.wgsl"), include_str!("workgroup_sum.wgsl")],
+    source: &[
+        include_str!("rms_norm.wgsl"),
+        include_str!("workgroup_sum.wgsl"),
+    ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     run,
@@ -44,7 +47,11 @@ mod tests {
 
     #[test]
     fn a_row_is_divided_by_its_root_mean_square() {
-        let params = Params { rows: 2, hidden: 2, eps: 0.5 };
+        let params = Params {
+            rows: 2,
+            hidden: 2,
+            eps: 0.5,
+        };
         let mut y = [0.0; 4];
         reference(&params, &[3.0, 4.0, 0.0, 0.0], &[1.0, 2.0], &mut y);
         let inv = 1.0 / 13f64.sqrt();
