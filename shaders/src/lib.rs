@@ -30,6 +30,10 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::rope::KERNEL,
     &attention::kv_append_f32::KERNEL,
     &attention::kv_append_f16::KERNEL,
+    &attention::attention_decode_f32::KERNEL,
+    &attention::attention_decode_f16::KERNEL,
+    &attention::attention_prefill_f32::KERNEL,
+    &attention::attention_prefill_f16::KERNEL,
     // linear
     &linear::gemm_f32::KERNEL,
     &linear::gemm_f16::KERNEL,
