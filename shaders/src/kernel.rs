@@ -59,7 +59,11 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// `buffers` in the order of [`Kernel::bindings`].
     pub fn new(params: &'a [u8], constants: &'a [Constant], buffers: Vec<Buffer<'a>>) -> Self {
-        Self { params, constants, buffers }
+        Self {
+            params,
+            constants,
+            buffers,
+        }
     }
 
     /// The uniform at binding 0.
@@ -69,14 +73,19 @@ impl<'a> Call<'a> {
 
     /// The value of an `override`, or `default` (that of the WGSL) where the dispatch does not set it.
     pub fn constant(&self, name: &str, default: u32) -> u32 {
-        self.constants.iter().find(|(n, _)| *n == name).map_or(default, |(_, value)| *value)
+        self.constants
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(default, |(_, value)| *value)
     }
 
     /// Storage binding `binding` (1, 2, …), which the kernel only reads.
     pub fn read<T: AnyBitPattern>(&self, binding: usize) -> &'a [T] {
         match &self.buffers[binding - 1] {
             Buffer::Read(words) => bytemuck::cast_slice(words),
-            Buffer::ReadWrite(_) => panic!("binding {binding} is read-write: take it with Call::write"),
+            Buffer::ReadWrite(_) => {
+                panic!("binding {binding} is read-write: take it with Call::write")
+            }
         }
     }
 

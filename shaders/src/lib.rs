@@ -18,7 +18,27 @@ pub use kernel::{Access, Buffer, Call, Constant, Kernel, div_ceil};
 /// Every kernel, one line each, in the order of the folders.
 pub const KERNELS: &[&Kernel] = &[
     // elementwise
+    &elementwise::embedding_f32::KERNEL,
+    &elementwise::embedding_f16::KERNEL,
+    &elementwise::embedding_i8::KERNEL,
+    &elementwise::gather_rows::KERNEL,
     &elementwise::silu_mul::KERNEL,
+    // norm
+    &norm::rms_norm::KERNEL,
+    &norm::head_norm::KERNEL,
+    // attention
+    &attention::rope::KERNEL,
+    &attention::kv_append_f32::KERNEL,
+    &attention::kv_append_f16::KERNEL,
+    &attention::attention_decode_f32::KERNEL,
+    &attention::attention_decode_f16::KERNEL,
+    &attention::attention_prefill_f32::KERNEL,
+    &attention::attention_prefill_f16::KERNEL,
+    // linear
+    &linear::gemm_f32::KERNEL,
+    &linear::gemm_f16::KERNEL,
+    &linear::gemv_f32::KERNEL,
+    &linear::gemv_f16::KERNEL,
 ];
 
 /// The kernel of that name, if there is one.

@@ -33,7 +33,12 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new<P: Pod>(kernel: &'static Kernel, name: impl Into<String>, params: P, grid: [u32; 3]) -> Self {
+    pub fn new<P: Pod>(
+        kernel: &'static Kernel,
+        name: impl Into<String>,
+        params: P,
+        grid: [u32; 3],
+    ) -> Self {
         Self {
             kernel,
             name: name.into(),
@@ -73,7 +78,10 @@ impl Case {
 
     /// Words that the dispatch reads or writes at least once, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.buffers.iter().map(|words| 4 * words.len() as u64).sum()
+        self.buffers
+            .iter()
+            .map(|words| 4 * words.len() as u64)
+            .sum()
     }
 }
 

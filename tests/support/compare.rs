@@ -14,15 +14,24 @@ pub fn compare(found: &[u32], expected: &[u32], check: Check) -> Result<(), Stri
 }
 
 fn floats(words: &[u32]) -> Vec<f64> {
-    words.iter().map(|&word| f64::from(f32::from_bits(word))).collect()
+    words
+        .iter()
+        .map(|&word| f64::from(f32::from_bits(word)))
+        .collect()
 }
 
 fn halves(words: &[u32]) -> Vec<f64> {
-    words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]).map(|bits| f16::from_bits(bits).to_f64()).collect()
+    words
+        .iter()
+        .flat_map(|&word| [word as u16, (word >> 16) as u16])
+        .map(|bits| f16::from_bits(bits).to_f64())
+        .collect()
 }
 
 fn exact(found: &[u32], expected: &[u32]) -> Result<(), String> {
-    let wrong: Vec<usize> = (0..expected.len()).filter(|&i| found[i] != expected[i]).collect();
+    let wrong: Vec<usize> = (0..expected.len())
+        .filter(|&i| found[i] != expected[i])
+        .collect();
     match wrong.first() {
         None => Ok(()),
         Some(&i) => Err(format!(
@@ -50,8 +59,12 @@ pub fn close(found: &[f64], expected: &[f64], tolerance: Tolerance) -> Result<()
         (found[i] - expected[i]).abs() / allowed
     };
     let errors: Vec<f64> = (0..expected.len()).map(excess).collect();
-    let Some(first) = errors.iter().position(|&e| e > 1.0) else { return Ok(()) };
-    let worst = (0..errors.len()).max_by(|&a, &b| errors[a].total_cmp(&errors[b])).expect("a mismatch was found");
+    let Some(first) = errors.iter().position(|&e| e > 1.0) else {
+        return Ok(());
+    };
+    let worst = (0..errors.len())
+        .max_by(|&a, &b| errors[a].total_cmp(&errors[b]))
+        .expect("a mismatch was found");
     let count = errors.iter().filter(|&&e| e > 1.0).count();
     Err(format!(
         "{count} of {} values beyond '{}'; first at {first}: found {}, expected {}; worst at {worst}: found {}, expected {} ({:.3e} times the allowance)",

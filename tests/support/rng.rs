@@ -50,6 +50,8 @@ impl Rng {
 
     /// `len` integers uniform in -max..=max.
     pub fn integers(&mut self, len: usize, max: i32) -> Vec<i32> {
-        (0..len).map(|_| self.below(2 * max as u32 + 1) as i32 - max).collect()
+        (0..len)
+            .map(|_| self.below(2 * max as u32 + 1) as i32 - max)
+            .collect()
     }
 }

@@ -10,11 +10,31 @@ pub struct Tolerance {
 }
 
 /// One or two roundings and a correctly rounded operation: 4 ulp of f32 (2^-23 each, rounded up).
-pub const FLOAT_FEW_ULP: Tolerance = Tolerance { name: "few ulp", absolute: 1e-37, relative: 5e-7 };
+pub const FLOAT_FEW_ULP: Tolerance = Tolerance {
+    name: "few ulp",
+    absolute: 1e-37,
+    relative: 5e-7,
+};
 
 /// exp, sqrt, division or their mixtures: WGSL allows 3 + 2|x| ulp for exp and 2.5 ulp for division; |x| stays under 30.
-pub const FLOAT_TRANSCENDENTAL: Tolerance = Tolerance { name: "transcendental", absolute: 1e-30, relative: 1e-5 };
+pub const FLOAT_TRANSCENDENTAL: Tolerance = Tolerance {
+    name: "transcendental",
+    absolute: 1e-30,
+    relative: 1e-5,
+};
 
 /// A sum of up to some thousand f32 products against an f64 sum: rounding grows like sqrt(n) * 2^-24 times the magnitude of
 /// the terms, 2e-6 for n = 1000; cancelling outliers raise the terms above the result, hence 2e-5.
-pub const FLOAT_SUM: Tolerance = Tolerance { name: "f32 sum", absolute: 1e-30, relative: 2e-5 };
+pub const FLOAT_SUM: Tolerance = Tolerance {
+    name: "f32 sum",
+    absolute: 1e-30,
+    relative: 2e-5,
+};
+
+/// Attention. A score is a sum of up to 256 products, of magnitude up to 30 here: off by some 30 * 1e-6, and exp turns that
+/// absolute error into a relative one of the weight, 3e-5. WGSL's exp itself may be off by 63 ulp at -30, 8e-6.
+pub const FLOAT_ATTENTION: Tolerance = Tolerance {
+    name: "attention",
+    absolute: 1e-30,
+    relative: 5e-5,
+};

@@ -1,1 +1,7 @@
-//! linear.
+//! Products with a weight matrix: `gemm_*` for many rows, `gemv_*` for few. One result, whichever runs.
+
+mod float_linear;
+pub mod gemm_f16;
+pub mod gemm_f32;
+pub mod gemv_f16;
+pub mod gemv_f32;

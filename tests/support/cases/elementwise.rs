@@ -3,18 +3,124 @@
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_TRANSCENDENTAL;
-use plateau_shaders::elementwise::silu_mul;
+use half::f16;
+use plateau_shaders::elementwise::{
+    embedding_f16, embedding_f32, embedding_i8, gather_rows, silu_mul,
+};
+use plateau_shaders::padded;
 
 pub fn cases() -> Vec<Case> {
+    [embedding(), gather(), silu()].concat()
+}
+
+/// What no kernel writes: an output that keeps it was left alone.
+const UNTOUCHED: f32 = 7.25;
+
+/// Whole tables and parts of one, with tokens before, in, after the part, and beyond the vocabulary. All exact: a table's
+/// element is copied, widened, or multiplied once.
+fn embedding() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, hidden, vocab, first_row, num_rows) in [
+        (1, 1, 5, 0, 5),
+        (3, 36, 105, 0, 105),
+        (65, 257, 105, 31, 63),
+        (2, 256, 7, 6, 1),
+        (7, 64, 64, 0, 33),
+    ] {
+        let name = format!("rows={rows} hidden={hidden} vocab={vocab} part={first_row}+{num_rows}");
+        let params = embedding_f32::Params {
+            rows,
+            hidden,
+            vocab,
+            first_row,
+            num_rows,
+        };
+        let grid = embedding_f32::grid(&params);
+        let mut rng = Rng::new(u64::from(hidden) * 1000 + u64::from(rows));
+        let mut tokens: Vec<u32> = (0..rows).map(|_| rng.below(vocab + 2)).collect();
+        tokens[0] = first_row + num_rows - 1;
+        if let Some(last) = tokens.get_mut(2) {
+            *last = u32::MAX;
+        }
+        let elements = (num_rows * padded(hidden)) as usize;
+        let before = vec![UNTOUCHED; (rows * hidden) as usize];
+        let table = rng.floats(elements, 3.0);
+        cases.push(
+            Case::new(&embedding_f32::KERNEL, name.clone(), params, grid)
+                .input(&tokens)
+                .input(&table)
+                .output(&before, Check::Exact),
+        );
+        // Away from subnormal halves, which a device may flush.
+        let halves: Vec<f16> = table
+            .iter()
+            .map(|&v| f16::from_f32(v + v.signum() * 0.01))
+            .collect();
+        cases.push(
+            Case::new(&embedding_f16::KERNEL, name.clone(), params, grid)
+                .input(&tokens)
+                .input(&halves)
+                .output(&before, Check::Exact),
+        );
+        let mut integers: Vec<i8> = rng
+            .integers(elements, 127)
+            .iter()
+            .map(|&v| v as i8)
+            .collect();
+        integers[0] = -128;
+        cases.push(
+            Case::new(&embedding_i8::KERNEL, name, params, grid)
+                .input(&tokens)
+                .input(&integers)
+                .input(&rng.floats(num_rows as usize, 0.1))
+                .output(&before, Check::Exact),
+        );
+    }
+    cases
+}
+
+fn gather() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (n, rows, features) in [(1, 1, 1), (3, 2, 36), (65, 70, 257), (2, 300, 256)] {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(n));
+        let params = gather_rows::Params { n, features };
+        let mut index: Vec<u32> = (0..n).map(|_| rng.below(rows)).collect();
+        index[0] = rows - 1;
+        // Any bits, NaN and subnormals too: the kernel copies.
+        let x: Vec<u32> = (0..rows * features).map(|_| rng.next_u32()).collect();
+        cases.push(
+            Case::new(
+                &gather_rows::KERNEL,
+                format!("n={n} rows={rows} features={features}"),
+                params,
+                gather_rows::grid(&params),
+            )
+            .input(&index)
+            .input(&x)
+            .output(&vec![0u32; (n * features) as usize], Check::Exact),
+        );
+    }
+    cases
+}
+
+fn silu() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, features) in [(1, 1), (1, 255), (3, 256), (2, 257), (65, 64)] {
         let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
         let params = silu_mul::Params { rows, features };
         let x = rng.outliers(rows as usize, 2 * features as usize, 2.0);
         cases.push(
-            Case::new(&silu_mul::KERNEL, format!("rows={rows} features={features}"), params, silu_mul::grid(&params))
-                .input(&x)
-                .output(&vec![0f32; (rows * features) as usize], Check::Close(FLOAT_TRANSCENDENTAL)),
+            Case::new(
+                &silu_mul::KERNEL,
+                format!("rows={rows} features={features}"),
+                params,
+                silu_mul::grid(&params),
+            )
+            .input(&x)
+            .output(
+                &vec![0f32; (rows * features) as usize],
+                Check::Close(FLOAT_TRANSCENDENTAL),
+            ),
         );
     }
     cases

@@ -1,0 +1,34 @@
+//! A float linear of many rows with weights of f16. Shapes and formula: float_linear.wgsl.
+
+use super::float_linear;
+pub use super::float_linear::{Params, gemm_grid as grid};
+use crate::kernel::{Access, Call, Kernel};
+use half::f16;
+
+pub const KERNEL: Kernel = Kernel {
+    name: "gemm_f16",
+    source: &[
+        include_str!("float_linear.wgsl"),
+        include_str!("weights_f16.wgsl"),
+        include_str!("gemm.wgsl"),
+        include_str!("gemm_f16.wgsl"),
+    ],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite],
+    params_bytes: size_of::<Params>(),
+    run,
+};
+
+fn run(call: &mut Call<'_>) {
+    reference(
+        &call.params(),
+        call.read(1),
+        call.read(2),
+        call.read(3),
+        call.write(4),
+    );
+}
+
+/// The definition of `gemm_f16`; see the header of float_linear.wgsl for shapes.
+pub fn reference(params: &Params, x: &[f32], w: &[f16], aux: &[f32], y: &mut [f32]) {
+    float_linear::reference(params, x, w, aux, y, float_linear::widen_f16);
+}

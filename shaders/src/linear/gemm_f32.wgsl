@@ -1,0 +1,6 @@
+// The float linear of gemm.wgsl with weights of weights_f32.wgsl. Contract: float_linear.wgsl.
+
+@compute @workgroup_size(256)
+fn gemm_f32(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  run(workgroup, lane);
+}

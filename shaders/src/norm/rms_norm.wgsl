@@ -1,0 +1,33 @@
+// y[t, i] = x[t, i] / sqrt(mean(x[t, :]^2) + eps) * weight[i]
+//
+//   x       [rows, hidden] f32
+//   weight  [hidden]       f32
+//   y       [rows, hidden] f32
+//
+// grid: (rows, 1, 1), one workgroup per row.
+
+struct Params {
+  rows: u32,
+  hidden: u32,
+  eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn rms_norm(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let start = workgroup.x * params.hidden;
+  var sum = 0.0;
+  for (var i = lane; i < params.hidden; i += LANES) {
+    let value = x[start + i];
+    sum = fma(value, value, sum);
+  }
+  let mean = workgroup_sum(lane, sum) / f32(params.hidden);
+  let inv = inverseSqrt(mean + params.eps);
+  for (var i = lane; i < params.hidden; i += LANES) {
+    y[start + i] = x[start + i] * inv * weight[i];
+  }
+}
