@@ -19,6 +19,9 @@ pub use kernel::{Access, Buffer, Call, Constant, Kernel, div_ceil};
 pub const KERNELS: &[&Kernel] = &[
     // elementwise
     &elementwise::silu_mul::KERNEL,
+    // quantize
+    &quantize::flatten_quantize::KERNEL,
+    &quantize::quantize_dynamic::KERNEL,
 ];
 
 /// The kernel of that name, if there is one.
