@@ -19,6 +19,11 @@ pub use kernel::{Access, Buffer, Call, Constant, Kernel, div_ceil};
 pub const KERNELS: &[&Kernel] = &[
     // elementwise
     &elementwise::silu_mul::KERNEL,
+    // linear
+    &linear::gemm_i4::KERNEL,
+    &linear::gemm_i8::KERNEL,
+    &linear::gemv_i4::KERNEL,
+    &linear::gemv_i8::KERNEL,
     // quantize
     &quantize::flatten_quantize::KERNEL,
     &quantize::quantize_dynamic::KERNEL,

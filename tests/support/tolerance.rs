@@ -18,3 +18,7 @@ pub const FLOAT_TRANSCENDENTAL: Tolerance = Tolerance { name: "transcendental", 
 /// A sum of up to some thousand f32 products against an f64 sum: rounding grows like sqrt(n) * 2^-24 times the magnitude of
 /// the terms, 2e-6 for n = 1000; cancelling outliers raise the terms above the result, hence 2e-5.
 pub const FLOAT_SUM: Tolerance = Tolerance { name: "f32 sum", absolute: 1e-30, relative: 2e-5 };
+
+/// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
+/// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
+pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance { name: "integer epilogue", absolute: 1e-37, relative: 1e-6 };

@@ -1,1 +1,7 @@
 //! linear.
+
+pub mod gemm_i4;
+pub mod gemm_i8;
+pub mod gemv_i4;
+pub mod gemv_i8;
+pub mod integer;
