@@ -38,3 +38,7 @@ pub const FLOAT_ATTENTION: Tolerance = Tolerance {
     absolute: 1e-30,
     relative: 5e-5,
 };
+
+/// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
+/// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
+pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance { name: "integer epilogue", absolute: 1e-37, relative: 1e-6 };

@@ -3,5 +3,10 @@
 mod float_linear;
 pub mod gemm_f16;
 pub mod gemm_f32;
+pub mod gemm_i4;
+pub mod gemm_i8;
 pub mod gemv_f16;
 pub mod gemv_f32;
+pub mod gemv_i4;
+pub mod gemv_i8;
+pub mod integer;

@@ -1,7 +1,156 @@
 //! Cases of the quantize kernels.
 
-use crate::case::Case;
+use crate::case::{Case, Check};
+use crate::rng::Rng;
+use plateau_shaders::{pack, quantize::flatten_quantize, quantize::quantize_dynamic};
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    [dynamic(), flatten()].concat()
+}
+
+fn dynamic() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut push = |name: String, rows: u32, features: u32, q_max: u32, x: &[f32]| {
+        let params = quantize_dynamic::Params::new(rows, features, q_max);
+        let words = rows as usize * pack::i8_row_words(features as usize);
+        cases.push(
+            Case::new(
+                &quantize_dynamic::KERNEL,
+                name,
+                params,
+                quantize_dynamic::grid(&params),
+            )
+            .input(x)
+            .output(&vec![u32::MAX; words], Check::Exact)
+            .output(&vec![f32::NAN; rows as usize], Check::Exact),
+        );
+    };
+    for (rows, features) in [
+        (1, 1),
+        (2, 31),
+        (3, 32),
+        (1, 63),
+        (65, 64),
+        (2, 257),
+        (1, 1025),
+        (3, 4099),
+    ] {
+        for q_max in [7, 127] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+            let x = rng.outliers(rows as usize, features as usize, 3.0);
+            push(
+                format!("rows={rows} features={features} q_max={q_max} outliers"),
+                rows,
+                features,
+                q_max,
+                &x,
+            );
+        }
+    }
+    // Whole and half steps: each lies on a tie, or next to one, of the division by absmax.
+    for q_max in [7, 127] {
+        let mut rng = Rng::new(u64::from(q_max));
+        let mut x = Vec::new();
+        for _ in 0..64 {
+            let absmax = 1.0 + rng.unit().abs();
+            x.extend((0..67).map(|_| {
+                absmax * (rng.below(4 * q_max + 1) as f32 - 2.0 * q_max as f32) / (2 * q_max) as f32
+            }));
+            x.push(-absmax);
+        }
+        push(
+            format!("rows=64 features=68 q_max={q_max} ties"),
+            64,
+            68,
+            q_max,
+            &x,
+        );
+    }
+    // Rows of zeros, around the smallest absmax, huge ones, and one value that stands alone.
+    let smallest = 1.0 / (1u128 << 100) as f32;
+    let absmaxes = [
+        0.0,
+        1e-45,
+        smallest.next_down(),
+        smallest,
+        smallest.next_up(),
+        1e-20,
+        1.0,
+        0.1,
+        1e30,
+        f32::MAX,
+    ];
+    for q_max in [7, 127] {
+        let mut rng = Rng::new(11);
+        let x: Vec<f32> = absmaxes
+            .iter()
+            .flat_map(|&absmax| {
+                let mut row = rng.floats(33, 1.0);
+                row.iter_mut().for_each(|v| *v *= absmax);
+                row[17] = -absmax;
+                row
+            })
+            .collect();
+        push(
+            format!("rows=10 features=33 q_max={q_max} extremes"),
+            absmaxes.len() as u32,
+            33,
+            q_max,
+            &x,
+        );
+    }
+    cases
+}
+
+fn flatten() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [(1, 1), (2, 31), (3, 32), (65, 63), (2, 257), (1, 1025)] {
+        for q_max in [7, 127] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+            let threshold = 2.0;
+            let mut x = rng.outliers(rows as usize, features as usize, threshold);
+            // Ties: whole and half steps of the bulk channels.
+            for v in x.iter_mut().step_by(5) {
+                *v = (*v / threshold * 2.0 * q_max as f32).round()
+                    * (threshold / (2 * q_max) as f32);
+            }
+            x[0] = 1e9; // saturates
+            let absmax = |j: usize| {
+                (0..rows as usize)
+                    .map(|row| x[row * features as usize + j].abs())
+                    .fold(0.0, f32::max)
+            };
+            let parts: Vec<u32> = (0..features as usize)
+                .map(|j| ((0.9 * absmax(j) / threshold).ceil() as u32).clamp(1, 80))
+                .collect();
+            let extras = (0..features).flat_map(|j| {
+                (1..parts[j as usize]).map(move |part| flatten_quantize::extra(j, part))
+            });
+            let map: Vec<u32> = parts.iter().copied().chain(extras).collect();
+            let flat_features = map.len() as u32;
+            let params = flatten_quantize::Params {
+                rows,
+                features,
+                flat_features,
+                q_max,
+                inv_scale: q_max as f32 / threshold,
+            };
+            let words = rows as usize * pack::i8_row_words(map.len());
+            let name = format!(
+                "rows={rows} features={features} flat_features={flat_features} q_max={q_max}"
+            );
+            cases.push(
+                Case::new(
+                    &flatten_quantize::KERNEL,
+                    name,
+                    params,
+                    flatten_quantize::grid(&params),
+                )
+                .input(&x)
+                .input(&map)
+                .output(&vec![u32::MAX; words], Check::Exact),
+            );
+        }
+    }
+    cases
 }

@@ -1,0 +1,53 @@
+
+// Parameters, the bindings that all integer linears share, and what happens to an accumulator.
+
+// 1 stores the accumulators themselves, as bits: the tap with which tests compare integers.
+override RAW_ACCUMULATORS: u32 = 0u;
+
+struct Params {
+  rows: u32,
+  in_words: u32,
+  out_features: u32,
+  first_out: u32,
+  out_stride: u32,
+  x_scale_stride: u32,
+  w_scale_stride: u32,
+  has_bias: u32,
+  accumulate: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x_q: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> x_scale: array<f32>;
+@group(0) @binding(4) var<storage, read> aux: array<u32>;
+// f32; as words, so that no adapter touches the bits of a raw accumulator.
+@group(0) @binding(5) var<storage, read_write> y: array<u32>;
+
+// Word of `aux` after the weight scales.
+fn aux_bias() -> u32 {
+  return select(1u, params.out_features, params.w_scale_stride != 0u);
+}
+
+// Sixteen products of i8.
+fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
+  return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+}
+
+// y[row, first_out + out] = acc * scales + bias, or added to what is there. Call it for outputs in range only.
+fn store(row: u32, out: u32, acc: i32) {
+  let i = row * params.out_stride + params.first_out + out;
+  if (RAW_ACCUMULATORS != 0u) {
+    y[i] = bitcast<u32>(acc);
+    return;
+  }
+  let scale = x_scale[row * params.x_scale_stride] * bitcast<f32>(aux[out * params.w_scale_stride]);
+  var bias = 0.0;
+  if (params.has_bias != 0u) {
+    bias = bitcast<f32>(aux[aux_bias() + out]);
+  }
+  var value = fma(f32(acc), scale, bias);
+  if (params.accumulate != 0u) {
+    value = bitcast<f32>(y[i]) + value;
+  }
+  y[i] = bitcast<u32>(value);
+}

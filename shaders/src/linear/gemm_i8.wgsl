@@ -1,0 +1,28 @@
+// acc[t, o] = sum over k of x_q[t, k] * w[o, k], v = acc * (x_scale[t] * w_scale[o]) + bias[o],
+// y[t, first_out + o] = v, or that plus v (params.accumulate): INT8 weights, many rows
+//
+//   x_q      [rows, in_words]             u32, four i8 each
+//   x_scale  [rows], or [1] with x_scale_stride 0  f32
+//   w        [out_features, in_words]     u32, four i8 each
+//   aux      f32 scales [out_features], or [1] with w_scale_stride 0; f32 bias [out_features] if has_bias
+//   y        [rows, out_stride]           f32
+//
+// in_words is a multiple of 8 (rows are padded to 32 features with zeros).
+// |acc| <= 4 * in_words * 127 * 127 < 2^31, so at most 133_144 features.
+//
+// grid: (ceil(out_features / 64), ceil(rows / 64), 1), one workgroup per tile of 64 by 64: gemm_int.wgsl.
+
+@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
+
+fn load_w(out: u32, vec: u32) -> vec4<u32> {
+  return w[out * (params.in_words / 4u) + vec];
+}
+
+fn finish(acc: i32) -> i32 {
+  return acc;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn gemm_i8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+  gemm_tile(group.y * TILE, group.x * TILE, lid);
+}

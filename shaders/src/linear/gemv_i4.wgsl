@@ -1,0 +1,34 @@
+// acc[t, o] = sum over k of x_q[t, k] * w[o, k] * m[o, group(k)], v = acc * (x_scale[t] * w_scale[o]) + bias[o],
+// y[t, first_out + o] = v, or that plus v (params.accumulate): INT4 weights, few rows
+//
+//   x_q      [rows, in_words]             u32, four i8 each
+//   x_scale  [rows], or [1] with x_scale_stride 0  f32
+//   w        [out_features, in_words / 2] u32, eight offset binary nibbles each: unpack_i4.wgsl
+//   aux      f32 scales [out_features], or [1] with w_scale_stride 0; f32 bias [out_features] if has_bias;
+//            with GROUP_SIZE 32, 64 or 128: u32 m - 1 of each group [out_features, ceil(groups / 8)], eight nibbles each
+//   y        [rows, out_stride]           f32
+//
+// in_words is a multiple of 8 (rows are padded to 32 features with zeros). m is 1 without groups.
+// The running sum has bytes of at most 7 * 16: |acc| <= 4 * in_words * 127 * 112 < 2^31, so at most 150_976 features.
+//
+// grid: (ceil(out_features / 8), rows, 1), one workgroup per 8 outputs of a row: gemv_int.wgsl.
+
+@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
+
+fn weight_vecs() -> u32 {
+  return params.in_words / 8u;
+}
+
+// A vec4 of weights is a K step of 32 features: two vec4s of x_q.
+fn dot_vec(row: u32, out: u32, vec: u32) -> i32 {
+  let words = w[out * weight_vecs() + vec];
+  let m = multiplier(out, vec);
+  let x_vec = (row * weight_vecs() + vec) * 2u;
+  return dot16(x_q[x_vec], vec4<u32>(unpack(words.x, m), unpack(words.y, m)))
+    + dot16(x_q[x_vec + 1u], vec4<u32>(unpack(words.z, m), unpack(words.w, m)));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn gemv_i4(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+  gemv_outputs(group.y, group.x * OUTPUTS, lid);
+}

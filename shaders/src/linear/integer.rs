@@ -1,0 +1,300 @@
+//! What the integer linears share: parameters, bindings, and the one twin of `gemm_i8`, `gemv_i8`, `gemm_i4` and `gemv_i4`.
+
+use crate::kernel::{Access, Call};
+use crate::{K_STEP, pack};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+/// x_q, x_scale, w, aux, y.
+pub const BINDINGS: &[Access] = &[
+    Access::Read,
+    Access::Read,
+    Access::Read,
+    Access::Read,
+    Access::ReadWrite,
+];
+
+/// The most features (padding included) whose INT8 products cannot leave an i32: 127 * 127 each.
+pub const MAX_IN_FEATURES: u32 = i32::MAX as u32 / (127 * 127) / K_STEP * K_STEP;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    pub rows: u32,
+    /// u32 words of a row of `x_q`: padded features / 4.
+    pub in_words: u32,
+    pub out_features: u32,
+    /// Where the first output stands in a row of `y`.
+    pub first_out: u32,
+    /// Features of a row of `y`.
+    pub out_stride: u32,
+    /// 1: a scale per row of x; 0: one for the tensor.
+    pub x_scale_stride: u32,
+    /// 1: a scale per output; 0: one for the tensor.
+    pub w_scale_stride: u32,
+    pub has_bias: u32,
+    /// 1: y += value.
+    pub accumulate: u32,
+}
+
+/// How the weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    Int8,
+    Int4,
+}
+
+/// Values of the kernels' `override`s.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Constants {
+    /// Features per group of INT4 weights: 32, 64, 128, or 0 for none.
+    pub group_size: u32,
+    /// `y` receives the accumulators as bits.
+    pub raw_accumulators: bool,
+}
+
+pub(crate) fn run(call: &mut Call<'_>, weights: Weights) {
+    let constants = Constants {
+        group_size: call.constant("GROUP_SIZE", 0),
+        raw_accumulators: call.constant("RAW_ACCUMULATORS", 0) != 0,
+    };
+    reference(
+        &call.params(),
+        constants,
+        weights,
+        call.read(1),
+        call.read(2),
+        call.read(3),
+        call.read(4),
+        call.write(5),
+    );
+}
+
+/// The definition of the integer linears; see the header of gemm_i8.wgsl or gemm_i4.wgsl for shapes.
+pub fn reference(
+    params: &Params,
+    constants: Constants,
+    weights: Weights,
+    x_q: &[u32],
+    x_scale: &[f32],
+    w: &[u32],
+    aux: &[u32],
+    y: &mut [u32],
+) {
+    let (rows, outs) = (params.rows as usize, params.out_features as usize);
+    let in_features = 4 * params.in_words as usize;
+    debug_assert!(
+        in_features as u32 <= MAX_IN_FEATURES,
+        "{in_features} features may overflow an i32"
+    );
+    let (scales, aux) = aux.split_at(if params.w_scale_stride == 0 { 1 } else { outs });
+    let (bias, multipliers) = aux.split_at(if params.has_bias == 0 { 0 } else { outs });
+
+    let x: Vec<i16> = x_q[..rows * params.in_words as usize]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(|byte| i16::from(byte as i8))
+        .collect(); // [rows, in_features]
+    let mut acc = vec![0i32; outs * rows]; // [out_features, rows]
+    acc.par_chunks_mut(rows.max(1)).enumerate().for_each_init(
+        || vec![0i16; in_features],
+        |row_w, (out, acc)| {
+            unpack_row(
+                weights,
+                constants.group_size as usize,
+                w,
+                multipliers,
+                out,
+                row_w,
+            );
+            for (acc, x) in acc.iter_mut().zip(x.chunks_exact(in_features)) {
+                *acc = dot(x, row_w);
+            }
+        },
+    );
+
+    for row in 0..rows {
+        let x_scale = x_scale[row * params.x_scale_stride as usize];
+        let y = &mut y[row * params.out_stride as usize + params.first_out as usize..][..outs];
+        for (out, y) in y.iter_mut().enumerate() {
+            let acc = acc[out * rows + row];
+            if constants.raw_accumulators {
+                *y = acc as u32;
+                continue;
+            }
+            let scale = x_scale * f32::from_bits(scales[out * params.w_scale_stride as usize]);
+            let bias = bias.get(out).map_or(0.0, |&bias| f32::from_bits(bias));
+            let value = (acc as f32).mul_add(scale, bias);
+            let before = if params.accumulate == 0 {
+                0.0
+            } else {
+                f32::from_bits(*y)
+            };
+            *y = (before + value).to_bits();
+        }
+    }
+}
+
+/// Row `out` of the weights, with the multipliers of its groups applied.
+fn unpack_row(
+    weights: Weights,
+    group_size: usize,
+    w: &[u32],
+    multipliers: &[u32],
+    out: usize,
+    row: &mut [i16],
+) {
+    let features = row.len();
+    match weights {
+        Weights::Int8 => {
+            let words = &w[out * features / 4..][..features / 4];
+            for (values, word) in row.chunks_exact_mut(4).zip(words) {
+                for (value, byte) in values.iter_mut().zip(word.to_le_bytes()) {
+                    *value = i16::from(byte as i8);
+                }
+            }
+        }
+        Weights::Int4 => {
+            let words = &w[out * features / 8..][..features / 8];
+            for (values, &word) in row.chunks_exact_mut(8).zip(words) {
+                let bytes = word.to_le_bytes();
+                for b in 0..4 {
+                    values[b] = i16::from(bytes[b] & 0xf) - 8;
+                    values[4 + b] = i16::from(bytes[b] >> 4) - 8;
+                }
+            }
+            if group_size > 0 {
+                let row_words = pack::multiplier_row_words(features, group_size);
+                let multipliers = &multipliers[out * row_words..][..row_words];
+                for (group, values) in row.chunks_mut(group_size).enumerate() {
+                    let m = pack::multiplier(multipliers, group) as i16;
+                    values.iter_mut().for_each(|value| *value *= m);
+                }
+            }
+        }
+    }
+}
+
+/// The exact sum of products of i8 values.
+fn dot(x: &[i16], w: &[i16]) -> i32 {
+    // 2^14 * 2^16 = 2^30: an i32 holds the sum of a chunk whatever the i8 values are, so only the total is checked.
+    const CHUNK: usize = 1 << 16;
+    let part = |(x, w): (&[i16], &[i16])| {
+        x.iter().zip(w).fold(0i32, |sum, (&x, &w)| {
+            sum.wrapping_add(i32::from(x).wrapping_mul(i32::from(w)))
+        })
+    };
+    let total: i64 = x
+        .chunks(CHUNK)
+        .zip(w.chunks(CHUNK))
+        .map(|chunks| i64::from(part(chunks)))
+        .sum();
+    debug_assert!(
+        i32::try_from(total).is_ok(),
+        "accumulator {total} is beyond i32"
+    );
+    total as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(rows: u32, in_features: u32, out_features: u32) -> Params {
+        Params {
+            rows,
+            in_words: in_features.next_multiple_of(32) / 4,
+            out_features,
+            first_out: 0,
+            out_stride: out_features,
+            x_scale_stride: 1,
+            w_scale_stride: 1,
+            has_bias: 0,
+            accumulate: 0,
+        }
+    }
+
+    #[test]
+    fn one_by_hand() {
+        let x_q = [pack::pack_i8(&[1, 2, -3]), pack::pack_i8(&[127, 0, 1])].concat();
+        let w = [pack::pack_i8(&[5, -7, 2]), pack::pack_i8(&[-127, 1, 1])].concat();
+        let aux = [0.5f32, 2.0, 10.0, -1.0].map(f32::to_bits);
+        let mut y = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0].map(f32::to_bits);
+        let params = Params {
+            has_bias: 1,
+            accumulate: 1,
+            first_out: 1,
+            out_stride: 3,
+            ..params(2, 3, 2)
+        };
+        reference(
+            &params,
+            Constants::default(),
+            Weights::Int8,
+            &x_q,
+            &[1.0, 0.25],
+            &w,
+            &aux,
+            &mut y,
+        );
+        // acc: 5 - 14 - 6 = -15, -127 + 2 - 3 = -128; 635 + 2 = 637, -16129 + 1 = -16128.
+        let expected = [
+            1.0,
+            2.0 + (-7.5 + 10.0),
+            3.0 + (-256.0 - 1.0),
+            4.0,
+            5.0 + (79.625 + 10.0),
+            6.0 + (-8064.0 - 1.0),
+        ];
+        assert_eq!(y.map(f32::from_bits), expected);
+    }
+
+    #[test]
+    fn groups_multiply_their_own_features() {
+        let x: Vec<i8> = (0..70).map(|i| (i % 11) as i8 - 5).collect();
+        let w: Vec<i8> = (0..70).map(|i| (i % 15) as i8 - 7).collect();
+        let multipliers = [3u32, 16, 1];
+        let expected: i32 = (0..70)
+            .map(|i| i32::from(x[i]) * i32::from(w[i]) * multipliers[i / 32] as i32)
+            .sum();
+        let aux = [vec![1f32.to_bits()], pack::pack_multipliers(&multipliers)].concat();
+        let mut y = [0];
+        let constants = Constants {
+            group_size: 32,
+            raw_accumulators: true,
+        };
+        reference(
+            &params(1, 70, 1),
+            constants,
+            Weights::Int4,
+            &pack::pack_i8(&x),
+            &[1.0],
+            &pack::pack_i4(&w),
+            &aux,
+            &mut y,
+        );
+        assert_eq!(y[0] as i32, expected);
+    }
+
+    #[test]
+    fn the_largest_sum_fits() {
+        let features = MAX_IN_FEATURES;
+        let x_q = vec![0x8181_8181; features as usize / 4];
+        let constants = Constants {
+            group_size: 0,
+            raw_accumulators: true,
+        };
+        let mut y = [0];
+        reference(
+            &params(1, features, 1),
+            constants,
+            Weights::Int8,
+            &x_q,
+            &[1.0],
+            &x_q,
+            &[0],
+            &mut y,
+        );
+        assert_eq!(i64::from(y[0] as i32), i64::from(features) * 127 * 127);
+    }
+}
