@@ -11,7 +11,7 @@ pub use weights::{
 };
 
 use crate::checkpoint::ModelConfig;
-use crate::ops::{AttentionInput, KvPools, Sampling, SamplingBuffers, TILE_ROWS, sample_and_advance};
+use crate::ops::{AttentionInput, KvPools, Sampling, SamplingBuffers, sample_and_advance};
 use crate::plan::{BufferId, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
 use crate::tensor::KvType;
@@ -172,31 +172,5 @@ impl Model {
     /// Number of weights, embedding and head included (tied: once).
     pub fn parameters(&self) -> u64 {
         self.weights.parameters(&self.config)
-    }
-}
-
-/// Cuts rows of (sequence, position) into tiles of consecutive positions of one sequence: (first row, rows).
-pub fn tiles(rows: &[[u32; 2]]) -> Vec<[u32; 2]> {
-    let mut tiles: Vec<[u32; 2]> = Vec::new();
-    for (i, [sequence, position]) in rows.iter().enumerate() {
-        let follows = i > 0 && rows[i - 1][0] == *sequence && rows[i - 1][1] + 1 == *position;
-        match tiles.last_mut() {
-            Some([_, count]) if follows && *count < TILE_ROWS => *count += 1,
-            _ => tiles.push([i as u32, 1]),
-        }
-    }
-    tiles
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_hold_consecutive_positions_of_one_sequence() {
-        let rows: Vec<[u32; 2]> = (0..10).map(|p| [0, p]).chain((5..7).map(|p| [1, p])).chain([[1, 9]]).collect();
-        assert_eq!(TILE_ROWS, 8);
-        assert_eq!(tiles(&rows), [[0, 8], [8, 2], [10, 2], [12, 1]]);
-        assert!(tiles(&[]).is_empty());
     }
 }

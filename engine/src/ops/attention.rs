@@ -5,9 +5,6 @@ use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
 use plateau_shaders::attention as kernels;
 
-/// Rows of a prefill tile at most.
-pub const TILE_ROWS: u32 = kernels::attention_prefill::TILE;
-
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
@@ -69,7 +66,7 @@ pub fn kv_append(
     pools: KvPools,
     rows: u32,
 ) {
-    let params = kernels::kv_append::Params {
+    let params = kernels::kv_append_f32::Params {
         rows,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
@@ -78,7 +75,7 @@ pub fn kv_append(
         v_offset: (shape.heads + shape.kv_heads) * shape.head_dim,
         table_stride: pools.table_stride,
     };
-    let grid = Grid::Fixed(kernels::kv_append::grid(&params));
+    let grid = Grid::Fixed(kernels::kv_append_f32::grid(&params));
     let kernel = match pools.kv_type {
         KvType::F32 => &kernels::kv_append_f32::KERNEL,
         KvType::F16 => &kernels::kv_append_f16::KERNEL,
@@ -99,7 +96,7 @@ pub fn attention(
 ) {
     let scale = (1.0 / f64::from(shape.head_dim).sqrt()) as f32;
     if rows <= GEMV_ROWS {
-        let params = kernels::attention_decode::Params {
+        let params = kernels::attention_decode_f32::Params {
             rows,
             heads: shape.heads,
             kv_heads: shape.kv_heads,
@@ -109,7 +106,7 @@ pub fn attention(
             window: shape.window,
             scale,
         };
-        let grid = Grid::Fixed(kernels::attention_decode::grid(&params));
+        let grid = Grid::Fixed(kernels::attention_decode_f32::grid(&params));
         let kernel = match pools.kv_type {
             KvType::F32 => &kernels::attention_decode_f32::KERNEL,
             KvType::F16 => &kernels::attention_decode_f16::KERNEL,
@@ -117,8 +114,8 @@ pub fn attention(
         let bindings = [input.row_info, input.block_table, qkv, pools.k, pools.v, y];
         plan.dispatch(label, kernel, params, grid, &bindings);
     } else {
-        let params = kernels::attention_prefill::Params {
-            num_tiles: input.num_tiles,
+        let params = kernels::attention_prefill_f32::Params {
+            rows,
             heads: shape.heads,
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
@@ -126,8 +123,9 @@ pub fn attention(
             table_stride: pools.table_stride,
             window: shape.window,
             scale,
+            num_tiles: input.num_tiles,
         };
-        let grid = Grid::Fixed(kernels::attention_prefill::grid(&params));
+        let grid = Grid::Fixed(kernels::attention_prefill_f32::grid(&params));
         let kernel = match pools.kv_type {
             KvType::F32 => &kernels::attention_prefill_f32::KERNEL,
             KvType::F16 => &kernels::attention_prefill_f16::KERNEL,

@@ -18,14 +18,14 @@ pub struct EmbeddingTable {
 /// `y[r] = table[tokens[r]]`, y is [rows, hidden].
 pub fn embedding(plan: &mut Plan, table: &EmbeddingTable, tokens: BufferId, y: BufferId, rows: u32) {
     for range in &table.ranges {
-        let params = kernels::embedding::Params {
+        let params = kernels::embedding_f32::Params {
             rows,
             hidden: table.hidden,
             vocab: table.vocab,
             first_row: range.first_row,
             num_rows: range.rows,
         };
-        let grid = Grid::Fixed(kernels::embedding::grid(&params));
+        let grid = Grid::Fixed(kernels::embedding_f32::grid(&params));
         let label = "embed_tokens";
         match table.format {
             WeightFormat::F32 => {

@@ -176,7 +176,7 @@ fn dispatch(
     let accumulate = u32::from(accumulate);
     match linear.format {
         WeightFormat::F32 | WeightFormat::F16 => {
-            let params = kernels::float::Params {
+            let params = kernels::gemm_f32::Params {
                 rows,
                 in_features: linear.in_features,
                 out_features: range.rows,
@@ -186,10 +186,10 @@ fn dispatch(
                 accumulate,
             };
             let (kernel, grid) = match (linear.format, few) {
-                (WeightFormat::F32, true) => (&kernels::gemv_f32::KERNEL, kernels::gemv_float::grid(&params)),
-                (WeightFormat::F32, false) => (&kernels::gemm_f32::KERNEL, kernels::gemm_float::grid(&params)),
-                (_, true) => (&kernels::gemv_f16::KERNEL, kernels::gemv_float::grid(&params)),
-                (_, false) => (&kernels::gemm_f16::KERNEL, kernels::gemm_float::grid(&params)),
+                (WeightFormat::F32, true) => (&kernels::gemv_f32::KERNEL, kernels::gemv_f32::grid(&params)),
+                (WeightFormat::F32, false) => (&kernels::gemm_f32::KERNEL, kernels::gemm_f32::grid(&params)),
+                (_, true) => (&kernels::gemv_f16::KERNEL, kernels::gemv_f32::grid(&params)),
+                (_, false) => (&kernels::gemm_f16::KERNEL, kernels::gemm_f32::grid(&params)),
             };
             plan.dispatch(label, kernel, params, Grid::Fixed(grid), &[x, range.w, range.aux, y]);
         }
@@ -198,7 +198,7 @@ fn dispatch(
                 (Input::Static(_), Some((_, scale))) => (scale, 0),
                 _ => (activations.x_scale, 1),
             };
-            let params = kernels::int::Params {
+            let params = kernels::integer::Params {
                 rows,
                 in_words: padded(linear.in_features) / 4,
                 out_features: range.rows,

@@ -6,7 +6,7 @@ mod linear;
 mod norm;
 mod sampling;
 
-pub use attention::{AttentionInput, AttentionShape, KvPools, TILE_ROWS, attention, kv_append, rope};
+pub use attention::{AttentionInput, AttentionShape, KvPools, attention, kv_append, rope};
 pub use elementwise::{EmbeddingTable, embedding, gather_rows, silu_mul};
 pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,

@@ -8,8 +8,9 @@ use crate::model::{
     Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights, WeightsConfig,
     checkpoint_linears,
 };
-use crate::ops::{Input, RowRange, StaticInput, TILE_ROWS, WeightFormat};
+use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::tensor::{Bits, Granularity, KvType, Quant};
+use plateau_shaders::attention::max_tiles;
 use plateau_shaders::pack;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -67,7 +68,7 @@ impl MemoryNeeded {
         let capacity = &model.capacity;
         let prefill = StepShape::Rows {
             rows: capacity.max_rows,
-            tiles: capacity.max_rows.div_ceil(TILE_ROWS),
+            tiles: max_tiles(capacity.max_rows, 1),
             logits: 1,
         };
         let small = model.shared.bytes() - model.weight_bytes - model.kv_bytes;
