@@ -3,13 +3,25 @@
 mod config;
 mod error;
 mod folder;
+mod json;
+mod names;
 mod quantized;
 mod safetensors;
 mod source;
+mod write;
 
-pub use config::{Family, GenerationConfig, ModelConfig, RopeConfig, RopeScaling};
-pub use error::LoadError;
+pub use config::{
+    Family, GenerationConfig, MAX_FEATURES, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, ModelConfig,
+    RopeConfig, RopeScaling,
+};
+pub use error::{LoadError, LoadErrorKind};
 pub use folder::Folder;
-pub use quantized::{ActivationScale, LinearFormat, QuantizationConfig};
-pub use safetensors::{Checkpoint, Dtype, TensorInfo};
+pub use names::{EMBEDDING, HEAD, LinearShape};
+pub use quantized::{
+    ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat, MAX_PARTS, QUANT_METHOD,
+    QuantizationConfig, check_flatten_map,
+};
+pub use safetensors::{Checkpoint, Dtype, DtypeName, TensorInfo};
 pub use source::ByteSource;
+pub use write::{CheckpointWriter, DEFAULT_SHARD_BYTES, NewTensor, WriteError};
+pub(crate) use write::{CopyError, copy_beside};

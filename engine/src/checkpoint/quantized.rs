@@ -1,7 +1,108 @@
-//! The quantized checkpoint: `quantization_config` of `config.json`, and the names and shapes of its tensors.
+//! The quantized checkpoint, version 1: `quantization_config` of `config.json`, and the names and shapes of its tensors.
+//!
+//! # Format
+//!
+//! A folder in Hugging Face layout: the float model's `config.json` with a `quantization_config` added, its `tokenizer.json`,
+//! `tokenizer_config.json` and `generation_config.json` unchanged, and the tensors in `model.safetensors` or in shards with
+//! `model.safetensors.index.json`. All numbers are little-endian; every word is a U32.
+//!
+//! ## `quantization_config`
+//!
+//! ```json
+//! {
+//!   "quant_method": "flattenquant",
+//!   "version": 1,
+//!   "producer": "plateau 0.1.0",
+//!   "recipe": "round to nearest",
+//!   "default": {
+//!     "weight_bits": 4, "weight_scale": "channel", "group_size": 32,
+//!     "activation_bits": 8, "activation_scale": "dynamic"
+//!   },
+//!   "overrides": { "model.layers.3.mlp.down_proj": { "weight_bits": 8, … } },
+//!   "kv_prefix": null
+//! }
+//! ```
+//!
+//! - `version`: a reader refuses what it does not know. No other keys may be present: a version says what there is.
+//! - `producer`, `recipe`: for people; `recipe` may be empty, and both may be absent.
+//! - `default` is how every linear of the decoder is stored; `overrides` (may be absent) names those that differ, each with all
+//!   five keys:
+//!   - `weight_bits`, `activation_bits`: 4 (integers from -7 to 7) or 8 (-127 to 127), symmetric, no zero point. INT4
+//!     activations are computed as bytes; only their range is smaller.
+//!   - `weight_scale`: `"channel"`, one scale for each output channel, or `"tensor"`, one in all.
+//!   - `group_size`: 32, 64 or 128 input features that share a multiplier, or 0 for none. Only with `weight_bits` 4.
+//!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time, or `"static"`, stored with a flatten map.
+//! - `kv_prefix`: null, or `{"tokens": N, "file": "NAME"}`, keys and values of N tokens that stand before every sequence.
+//!   Room for it only: this version has no reader.
+//!
+//! The embedding, and the head where it is not tied, are always INT8 with a scale per row.
+//!
+//! ## Tensors
+//!
+//! Let `in`, `out` be the features of linear NAME (`model.layers.0.self_attn.q_proj` …), `extra` the length of its flatten map
+//! (0 where its activations are dynamic), `padded = round_up(in + extra, 32)`.
+//!
+//! | tensor | dtype, shape | there when |
+//! | --- | --- | --- |
+//! | `NAME.qweight` | U32 `[out, padded / 8]` (INT4) or `[out, padded / 4]` (INT8) | always |
+//! | `NAME.scales` | F32 `[out]`, or `[1]` for `"tensor"` | always |
+//! | `NAME.multipliers` | U32 `[out, ceil(groups / 8)]`, `groups = ceil(padded / group_size)` | `group_size` > 0 |
+//! | `NAME.bias` | F32 `[out]` | the family has one |
+//! | `NAME.input_scale` | F32 `[1]` | `"static"` |
+//! | `NAME.flatten_map` | U32 `[extra]` | `"static"` |
+//! | `NAME.flatten_index` | U32 `[in, 2]` | `"static"` |
+//! | `model.embed_tokens.qweight`, `lm_head.qweight` | U32 `[vocab, round_up(hidden, 32) / 4]` | always; untied |
+//! | `model.embed_tokens.scales`, `lm_head.scales` | F32 `[vocab]` | the same |
+//! | norm weights, under their float names | F32 | always |
+//!
+//! INT8 words hold four two's complement bytes, the first feature in the lowest byte; the padding is 0. INT4 words hold eight
+//! offset binary nibbles `n = w + 8`: the word of features f to f+7 has in byte b (0 to 3) feature f+b in the low nibble and
+//! feature f+4+b in the high one; the padding is `0x88888888`. In `multipliers` nibble g % 8 (from the lowest) of word g / 8 of
+//! a row holds m - 1 of group g, m from 1 to 16; the padding is 0.
+//!
+//! A weight's value is `w * scale`, with groups `w * m * scale`. A scale may be 0 (a row of zeros). With dynamic activations
+//! `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
+//!
+//! ## Static activations and the flatten map
+//!
+//! A channel j of the input with large values is split into n_j parts (1 to 255), as FlattenQuant does
+//! ([arXiv 2402.17985](https://arxiv.org/abs/2402.17985), section 3.2). Flat channels 0 to in-1 are part 0 of each channel in
+//! order; flat channel in + e is what word e of `flatten_map` says: `source | part << 24`, part from 1 to n_source - 1. The parts
+//! of a channel are consecutive and ascending. The word `0xff000000` (channel 0, part 255) stands for a channel that is always
+//! zero: room that a producer may leave between the extra channels. The weight's columns follow the flat channels (a split
+//! channel's column repeated).
+//!
+//! `flatten_index` is the inverse: row j holds the first extra channel of j, e as above (0 when there is none), and n_j. Readers
+//! check that the two agree.
+//!
+//! With `inv_scale = 1 / input_scale` in f32 and q_max 7 or 127, `q = round_ties_even(clamp(x * inv_scale, ±n_j * q_max))`, and the
+//! integer of part p is `sign(q) * clamp(|q| - p * q_max, 0, q_max)`.
 
+use super::config::{MAX_CONFIG_BYTES, MAX_FEATURES};
+use super::json::{Fields, shortened};
+use super::safetensors::{Checkpoint, Dtype};
+use super::{LinearShape, LoadError};
 use crate::tensor::{Bits, Granularity};
-use std::collections::BTreeMap;
+use plateau_shaders::padded;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `quant_method` of this format.
+pub const QUANT_METHOD: &str = "flattenquant";
+/// `version` that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// A word of a flatten map for a channel that is always zero.
+pub const FLATTEN_PADDING: u32 = 0xff00_0000;
+/// Most parts of one channel, part 0 included: the last part that a map can name, 254, and [`FLATTEN_PADDING`]'s stays free.
+pub const MAX_PARTS: u32 = 255;
+/// Bits of a flatten map's word that hold the source channel.
+const SOURCE_BITS: u32 = 24;
+/// Nibbles in a word.
+const WORD_NIBBLES: u32 = 8;
+/// Bytes in a word.
+const WORD_BYTES: u32 = 4;
+/// Most tokens of a stored KV prefix.
+const MAX_PREFIX_TOKENS: u64 = 1 << 16;
 
 /// Where the scale of a linear's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +124,362 @@ pub struct LinearFormat {
     pub activation_scale: ActivationScale,
 }
 
+impl LinearFormat {
+    /// Group sizes that exist.
+    pub const GROUP_SIZES: [u32; 4] = [0, 32, 64, 128];
+
+    /// Words of a row of weights with `flat_features` inputs.
+    pub const fn row_words(&self, flat_features: u32) -> u32 {
+        match self.weight_bits {
+            Bits::Int4 => padded(flat_features) / WORD_NIBBLES,
+            Bits::Int8 => padded(flat_features) / WORD_BYTES,
+        }
+    }
+
+    /// Words of a row's multipliers; 0 without groups.
+    pub const fn multiplier_words(&self, flat_features: u32) -> u32 {
+        match self.group_size {
+            0 => 0,
+            size => padded(flat_features).div_ceil(size).div_ceil(WORD_NIBBLES),
+        }
+    }
+
+    /// Scales of a weight with `out_features` rows.
+    pub const fn num_scales(&self, out_features: u32) -> u32 {
+        match self.weight_scale {
+            Granularity::PerChannel => out_features,
+            Granularity::PerTensor => 1,
+        }
+    }
+
+    fn parse(fields: &Fields) -> Result<Self, LoadError> {
+        refuse_other_keys(
+            fields,
+            &["weight_bits", "weight_scale", "group_size", "activation_bits", "activation_scale"],
+        )?;
+        let bits = |key| match fields.required_count(key, u32::MAX.into())? {
+            4 => Ok(Bits::Int4),
+            8 => Ok(Bits::Int8),
+            other => Err(fields.invalid(key, other, "4 or 8")),
+        };
+        let weight_bits = bits("weight_bits")?;
+        let weight_scale = match fields.required_text("weight_scale")? {
+            "channel" => Granularity::PerChannel,
+            "tensor" => Granularity::PerTensor,
+            other => {
+                return Err(fields.invalid("weight_scale", format!("'{other}'"), "'channel' or 'tensor'"));
+            }
+        };
+        let group_size = fields.required_count("group_size", u32::MAX.into())?;
+        if !Self::GROUP_SIZES.contains(&group_size) {
+            return Err(fields.invalid("group_size", group_size, "0, 32, 64 or 128"));
+        }
+        if group_size > 0 && weight_bits == Bits::Int8 {
+            return Err(fields.invalid("group_size", group_size, "0 where weight_bits is 8"));
+        }
+        let activation_scale = match fields.required_text("activation_scale")? {
+            "dynamic" => ActivationScale::Dynamic,
+            "static" => ActivationScale::Static,
+            other => {
+                return Err(fields.invalid("activation_scale", format!("'{other}'"), "'dynamic' or 'static'"));
+            }
+        };
+        Ok(Self { weight_bits, weight_scale, group_size, activation_bits: bits("activation_bits")?, activation_scale })
+    }
+
+    fn to_json(self) -> Value {
+        json!({
+            "weight_bits": self.weight_bits.count(),
+            "weight_scale": match self.weight_scale {
+                Granularity::PerChannel => "channel",
+                Granularity::PerTensor => "tensor",
+            },
+            "group_size": self.group_size,
+            "activation_bits": self.activation_bits.count(),
+            "activation_scale": match self.activation_scale {
+                ActivationScale::Dynamic => "dynamic",
+                ActivationScale::Static => "static",
+            },
+        })
+    }
+}
+
+/// Keys and values that stand before every sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvPrefix {
+    pub tokens: u32,
+    pub file: String,
+}
+
 /// `quantization_config`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizationConfig {
     /// Of the format; this program reads 1.
     pub version: u32,
+    /// The program that made it, for messages.
+    pub producer: String,
     /// The name of the recipe that made it, for messages.
     pub recipe: String,
     pub default: LinearFormat,
     /// Linears that differ, by name: `model.layers.3.mlp.down_proj`.
     pub overrides: BTreeMap<String, LinearFormat>,
+    /// Parsed, and refused when a checkpoint that has one is opened: nothing reads it yet.
+    pub kv_prefix: Option<KvPrefix>,
 }
 
 impl QuantizationConfig {
+    /// Of the format's current version, written by this program.
+    pub fn new(recipe: &str, default: LinearFormat) -> Self {
+        Self {
+            version: FORMAT_VERSION,
+            producer: concat!("plateau ", env!("CARGO_PKG_VERSION")).to_owned(),
+            recipe: recipe.to_owned(),
+            default,
+            overrides: BTreeMap::new(),
+            kv_prefix: None,
+        }
+    }
+
     /// The format of the linear `name`.
     pub fn format(&self, name: &str) -> LinearFormat {
         self.overrides.get(name).copied().unwrap_or(self.default)
     }
+
+    /// From the text of a `config.json`; `None` for a float model. A checkpoint of another method is an error that names the
+    /// method: its tensors may look like floats and are not.
+    pub fn parse(file: &str, json: &str) -> Result<Option<Self>, LoadError> {
+        let config = Fields::parse(file, json)?;
+        // The name that compressed-tensors used to write.
+        if let Some(value) = config.value("compression_config") {
+            return Err(config.invalid(
+                "compression_config",
+                shortened(value),
+                format!("a float model or '{QUANT_METHOD}'"),
+            ));
+        }
+        let Some(fields) = config.object("quantization_config")? else {
+            return Ok(None);
+        };
+        // bitsandbytes wrote flags before there was a quant_method.
+        let method = match fields.text("quant_method")? {
+            Some(method) => method,
+            None if fields.value("load_in_4bit").or(fields.value("load_in_8bit")).is_some() => "bitsandbytes",
+            None => {
+                return Err(fields.invalid("quant_method", "nothing", format!("'{QUANT_METHOD}'")));
+            }
+        };
+        if method != QUANT_METHOD {
+            let expected = format!("a float model or '{QUANT_METHOD}'");
+            return Err(fields.invalid("quant_method", format!("'{method}'"), expected));
+        }
+        let version = fields.required_count("version", u32::MAX.into())?;
+        if version != FORMAT_VERSION {
+            let expected = format!("{FORMAT_VERSION}, which is what this program reads");
+            return Err(fields.invalid("version", version, expected));
+        }
+        let known = ["quant_method", "version", "producer", "recipe", "default", "overrides", "kv_prefix"];
+        refuse_other_keys(&fields, &known)?;
+        let mut overrides = BTreeMap::new();
+        if let Some(formats) = fields.object("overrides")? {
+            for name in formats.keys() {
+                overrides.insert(name.to_owned(), LinearFormat::parse(&formats.required_object(name)?)?);
+            }
+        }
+        let kv_prefix = match fields.object("kv_prefix")? {
+            None => None,
+            Some(prefix) => Some(KvPrefix {
+                tokens: prefix.required_size("tokens", MAX_PREFIX_TOKENS)?,
+                file: prefix.required_text("file")?.to_owned(),
+            }),
+        };
+        Ok(Some(Self {
+            version,
+            producer: fields.text("producer")?.unwrap_or_default().to_owned(),
+            recipe: fields.text("recipe")?.unwrap_or_default().to_owned(),
+            default: LinearFormat::parse(&fields.required_object("default")?)?,
+            overrides,
+            kv_prefix,
+        }))
+    }
+
+    /// As it stands in `config.json`.
+    pub fn to_json(&self) -> Value {
+        let overrides = self.overrides.iter().map(|(name, format)| (name.clone(), format.to_json()));
+        json!({
+            "quant_method": QUANT_METHOD,
+            "version": self.version,
+            "producer": self.producer,
+            "recipe": self.recipe,
+            "default": self.default.to_json(),
+            "overrides": Value::Object(overrides.collect()),
+            "kv_prefix": self.kv_prefix.as_ref().map(|prefix| json!({ "tokens": prefix.tokens, "file": prefix.file })),
+        })
+    }
+}
+
+fn refuse_other_keys(fields: &Fields, known: &[&str]) -> Result<(), LoadError> {
+    match fields.keys().find(|key| !known.contains(key)) {
+        None => Ok(()),
+        Some(key) => {
+            Err(fields.invalid(key, "a key", format!("only {} in version {FORMAT_VERSION}", known.join(", "))))
+        }
+    }
+}
+
+/// Whether an opened checkpoint has every tensor of the format, with its shape and dtype.
+pub(super) fn check_tensors(
+    checkpoint: &Checkpoint,
+    quantization: &QuantizationConfig,
+    config_file: &str,
+) -> Result<(), LoadError> {
+    let config = &checkpoint.config;
+    if let Some(prefix) = &quantization.kv_prefix {
+        let found = format!("a prefix of {} tokens in '{}'", prefix.tokens, prefix.file);
+        let expected = "null: this version of Plateau does not read stored prefixes";
+        return Err(LoadError::invalid(config_file, "quantization_config.kv_prefix", found, expected));
+    }
+    let linears = config.linears();
+    let names: BTreeSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+    if let Some(name) = quantization.overrides.keys().find(|name| !names.contains(name.as_str())) {
+        let expected = "the name of a linear of this model";
+        return Err(LoadError::invalid(config_file, "quantization_config.overrides", format!("'{name}'"), expected));
+    }
+    let (vocab, hidden) = (config.vocab_size.into(), config.hidden_size);
+    for table in config.tables() {
+        let words = u64::from(padded(hidden) / WORD_BYTES);
+        checkpoint.expect_dtype(&format!("{table}.qweight"), &[vocab, words], Dtype::U32)?;
+        checkpoint.expect_dtype(&format!("{table}.scales"), &[vocab], Dtype::F32)?;
+    }
+    for (norm, len) in config.norms() {
+        checkpoint.expect_dtype(&norm, &[len.into()], Dtype::F32)?;
+    }
+    linears.iter().try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))
+}
+
+fn check_linear(checkpoint: &Checkpoint, linear: &LinearShape, format: LinearFormat) -> Result<(), LoadError> {
+    let LinearShape { name, in_features, out_features, bias } = linear;
+    let out = u64::from(*out_features);
+    let extra = match format.activation_scale {
+        ActivationScale::Dynamic => 0,
+        ActivationScale::Static => {
+            checkpoint.expect_dtype(&format!("{name}.input_scale"), &[1], Dtype::F32)?;
+            checkpoint.expect_dtype(&format!("{name}.flatten_index"), &[(*in_features).into(), 2], Dtype::U32)?;
+            checkpoint.num_extra_channels(name, *in_features)?
+        }
+    };
+    let flat = in_features + extra;
+    checkpoint.expect_dtype(&format!("{name}.qweight"), &[out, format.row_words(flat).into()], Dtype::U32)?;
+    checkpoint.expect_dtype(&format!("{name}.scales"), &[format.num_scales(*out_features).into()], Dtype::F32)?;
+    if format.group_size > 0 {
+        let words = format.multiplier_words(flat).into();
+        checkpoint.expect_dtype(&format!("{name}.multipliers"), &[out, words], Dtype::U32)?;
+    }
+    if *bias {
+        checkpoint.expect_dtype(&format!("{name}.bias"), &[out], Dtype::F32)?;
+    }
+    checkpoint.check_bias(name, *out_features, *bias)
+}
+
+impl Checkpoint {
+    /// This checkpoint's `config.json` with a `quantization_config`: what the quantized checkpoint has.
+    pub async fn config_with(&self, quantization: &QuantizationConfig) -> Result<Value, LoadError> {
+        let source = self.folder.open("config.json")?;
+        let text = source.read_text(MAX_CONFIG_BYTES).await?;
+        let invalid = |found: String| LoadError::invalid(source.name(), "JSON", found, "an object");
+        let mut config: Map<String, Value> = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        config.insert("quantization_config".to_owned(), quantization.to_json());
+        Ok(Value::Object(config))
+    }
+
+    /// How many flat channels linear `name` has beyond its own: the length of its flatten map, bounded.
+    fn num_extra_channels(&self, name: &str, in_features: u32) -> Result<u32, LoadError> {
+        let map = format!("{name}.flatten_map");
+        // A missing map is the same error as elsewhere; any length is right up to the bound.
+        let len = self.tensors.get(&map).map_or(0, |info| info.elements());
+        let info = self.expect_dtype(&map, &[len], Dtype::U32)?;
+        let room = MAX_FEATURES - u64::from(in_features);
+        match u32::try_from(len) {
+            Ok(extra) if len <= room => Ok(extra),
+            _ => Err(self.bad_tensor(&map, info, "length of", len, format!("at most {room}"))),
+        }
+    }
+
+    /// The flatten map of a linear with static activations, in the form that the kernel `flatten_quantize` binds:
+    /// the number of parts of each of `in_features` channels, then the word of each extra channel. Checked against its inverse.
+    pub async fn read_flatten_map(&self, name: &str, in_features: u32) -> Result<Vec<u32>, LoadError> {
+        let extra = self.num_extra_channels(name, in_features)?;
+        let tensor = format!("{name}.flatten_map");
+        let map = self.read_u32(&tensor, 0, extra as usize).await?;
+        let index = self.read_u32(&format!("{name}.flatten_index"), 0, 2 * in_features as usize).await?;
+        check_flatten_map(&map, &index).map_err(|wrong| {
+            LoadError::invalid(
+                self.folder.name(),
+                format!("tensor '{tensor}': {}", wrong.what),
+                wrong.found,
+                wrong.expected,
+            )
+        })
+    }
+
+    /// The scale of a linear's static activations.
+    pub async fn read_input_scale(&self, name: &str) -> Result<f32, LoadError> {
+        self.read_scales(&format!("{name}.input_scale"), 1).await.map(|scales| scales[0])
+    }
+
+    /// `len` scales: finite and not negative.
+    pub async fn read_scales(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let scales = self.read_f32(name, 0, len).await?;
+        match (scales.iter().position(|&scale| scale < 0.0), self.tensors.get(name)) {
+            (Some(at), Some(info)) => {
+                Err(self.bad_tensor(name, info, &format!("element {at} of"), scales[at], "a scale of 0 or more"))
+            }
+            _ => Ok(scales),
+        }
+    }
+}
+
+/// What is wrong with a flatten map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadFlattenMap {
+    pub what: String,
+    pub found: String,
+    pub expected: String,
+}
+
+/// Whether a flatten map `[extra]` and its inverse `[in, 2]` agree. Returns the number of parts of each channel and then the map:
+/// what the kernel `flatten_quantize` binds.
+pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlattenMap> {
+    let wrong = |what: String, found: String, expected: String| BadFlattenMap { what, found, expected };
+    let mut parts = Vec::with_capacity(index.len() / 2 + map.len());
+    let mut named = vec![false; map.len()];
+    for (channel, row) in index.chunks_exact(2).enumerate() {
+        let (first, count) = (row[0], row[1]);
+        if !(1..=MAX_PARTS).contains(&count) {
+            return Err(wrong(format!("parts of channel {channel}"), count.to_string(), format!("1 to {MAX_PARTS}")));
+        }
+        if count == 1 && first != 0 {
+            let what = format!("first extra channel of channel {channel}, which has none");
+            return Err(wrong(what, first.to_string(), "0".to_owned()));
+        }
+        for part in 1..count {
+            let extra = u64::from(first) + u64::from(part) - 1;
+            let expected = channel as u64 | u64::from(part) << SOURCE_BITS;
+            // Beyond the map there is nothing.
+            let found = usize::try_from(extra).ok().and_then(|extra| map.get(extra)).copied();
+            if found.map(u64::from) != Some(expected) {
+                let found = found.map_or("the map's end".to_owned(), |word| format!("0x{word:08x}"));
+                let what = format!("extra channel {extra}, which is part {part} of channel {channel} by flatten_index");
+                return Err(wrong(what, found, format!("0x{expected:08x}")));
+            }
+            named[extra as usize] = true;
+        }
+        parts.push(count);
+    }
+    let stray = (0..map.len()).find(|&extra| !named[extra] && map[extra] != FLATTEN_PADDING);
+    if let Some(extra) = stray {
+        let what = format!("extra channel {extra}, which flatten_index does not name");
+        return Err(wrong(what, format!("0x{:08x}", map[extra]), format!("0x{FLATTEN_PADDING:08x}")));
+    }
+    parts.extend_from_slice(map);
+    Ok(parts)
 }
