@@ -23,7 +23,6 @@ pub const KERNELS: &[&Kernel] = &[
     &elementwise::embedding_i8::KERNEL,
     &elementwise::gather_rows::KERNEL,
     &elementwise::silu_mul::KERNEL,
-<<<<<<< HEAD
     // norm
     &norm::rms_norm::KERNEL,
     &norm::head_norm::KERNEL,
@@ -40,8 +39,6 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemm_f16::KERNEL,
     &linear::gemv_f32::KERNEL,
     &linear::gemv_f16::KERNEL,
-=======
-    // linear
     &linear::gemm_i4::KERNEL,
     &linear::gemm_i8::KERNEL,
     &linear::gemv_i4::KERNEL,
@@ -49,7 +46,6 @@ pub const KERNELS: &[&Kernel] = &[
     // quantize
     &quantize::flatten_quantize::KERNEL,
     &quantize::quantize_dynamic::KERNEL,
->>>>>>> h-int
 ];
 
 /// The kernel of that name, if there is one.

@@ -7,7 +7,7 @@ mod weights;
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
     DecoderLayer, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Source, TableWeights, Weights,
-    WeightsConfig, checkpoint_linears,
+    WeightsConfig,
 };
 
 use crate::checkpoint::ModelConfig;

@@ -172,27 +172,6 @@ impl Weights {
     }
 }
 
-/// The decoder's linears as the checkpoint has them: name, rows, columns, whether there is a bias.
-pub fn checkpoint_linears(config: &ModelConfig) -> Vec<(String, u32, u32, bool)> {
-    let heads = config.num_attention_heads * config.head_dim;
-    let kv = config.num_key_value_heads * config.head_dim;
-    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-    let layer = [
-        ("self_attn.q_proj", heads, hidden, config.qkv_bias),
-        ("self_attn.k_proj", kv, hidden, config.qkv_bias),
-        ("self_attn.v_proj", kv, hidden, config.qkv_bias),
-        ("self_attn.o_proj", hidden, heads, config.output_bias),
-        ("mlp.gate_proj", intermediate, hidden, config.mlp_bias),
-        ("mlp.up_proj", intermediate, hidden, config.mlp_bias),
-        ("mlp.down_proj", hidden, intermediate, config.mlp_bias),
-    ];
-    (0..config.num_hidden_layers)
-        .flat_map(|i| {
-            layer.map(|(name, rows, columns, bias)| (format!("model.layers.{i}.{name}"), rows, columns, bias))
-        })
-        .collect()
-}
-
 fn declare_layer(
     config: &ModelConfig,
     weights: &WeightsConfig<'_>,

@@ -6,7 +6,6 @@ use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights, WeightsConfig,
-    checkpoint_linears,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::tensor::{Bits, Granularity, KvType, Quant};
@@ -15,6 +14,7 @@ use plateau_shaders::pack;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What the user decides about a loaded model.
 #[derive(Clone, Debug)]
@@ -106,7 +106,6 @@ pub(super) async fn load(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
-    check_tensors(checkpoint)?;
     let statics = read_static_inputs(checkpoint).await?;
     let max = executor.max_buffer_bytes();
     let model = declare(&checkpoint.config, Some(checkpoint), options, &statics, max)?;
@@ -193,59 +192,17 @@ fn rounded(quant: Quant) -> LinearSpec {
     }
 }
 
-/// Every tensor is there with the shape that config.json gives it. Here, once; after this a wrong shape is a mistake of ours.
-fn check_tensors(checkpoint: &Checkpoint) -> Result<(), LoadError> {
-    let config = &checkpoint.config;
-    let (hidden, vocab) = (u64::from(config.hidden_size), u64::from(config.vocab_size));
-    let int8 = WeightFormat::Int { bits: Bits::Int8, group_size: 0 };
-    let mut tables = vec!["model.embed_tokens"];
-    if !config.tie_word_embeddings {
-        tables.push("lm_head");
-    }
-    for table in tables {
-        if checkpoint.quantization.is_some() {
-            checkpoint.expect(&format!("{table}.qweight"), &[vocab, u64::from(int8.row_words(config.hidden_size))])?;
-            checkpoint.expect(&format!("{table}.scales"), &[vocab])?;
-        } else {
-            checkpoint.expect(&format!("{table}.weight"), &[vocab, hidden])?;
-        }
-    }
-    for layer in 0..config.num_hidden_layers {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            checkpoint.expect(&format!("model.layers.{layer}.{norm}.weight"), &[hidden])?;
-        }
-        if config.qk_norm {
-            for norm in ["q_norm", "k_norm"] {
-                let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
-                checkpoint.expect(&name, &[u64::from(config.head_dim)])?;
-            }
-        }
-    }
-    checkpoint.expect("model.norm.weight", &[hidden])?;
-    for (name, rows, columns, bias) in checkpoint_linears(config) {
-        match &checkpoint.quantization {
-            None => {
-                checkpoint.expect(&format!("{name}.weight"), &[rows.into(), columns.into()])?;
-            }
-            Some(quantization) => quantization.check_linear(checkpoint, &name, rows, columns)?,
-        }
-        if bias {
-            checkpoint.expect(&format!("{name}.bias"), &[rows.into()])?;
-        }
-    }
-    Ok(())
-}
-
 /// The scales and flatten maps of the linears whose activations have a static scale.
 async fn read_static_inputs(checkpoint: &Checkpoint) -> Result<BTreeMap<String, StaticInput>, LoadError> {
     let mut statics = BTreeMap::new();
     let Some(quantization) = &checkpoint.quantization else { return Ok(statics) };
-    for (name, _, columns, _) in checkpoint_linears(&checkpoint.config) {
-        let format = quantization.format(&name);
+    for linear in checkpoint.config.linears() {
+        let format = quantization.format(&linear.name);
         if format.activation_scale == ActivationScale::Static {
-            let (scale, map, flat_features) = checkpoint.read_static_input(&name, columns).await?;
-            let input = StaticInput { bits: format.activation_bits, scale, map: map.into(), flat_features };
-            statics.insert(name, input);
+            let scale = checkpoint.read_input_scale(&linear.name).await?;
+            let map: Arc<[u32]> = checkpoint.read_flatten_map(&linear.name, linear.in_features).await?.into();
+            let flat_features = map.len() as u32;
+            statics.insert(linear.name, StaticInput { bits: format.activation_bits, scale, map, flat_features });
         }
     }
     Ok(statics)
@@ -432,7 +389,7 @@ impl Loader<'_> {
                 let words = checkpoint
                     .read_u32(&format!("{name}.qweight"), first * row_words as u64, rows * row_words)
                     .await?;
-                let scales = checkpoint.read_scales(name, first, rows).await?;
+                let scales = scales(checkpoint, name, segment).await?;
                 let per_row = format.multiplier_words(stored_features) as usize;
                 let multipliers = match per_row {
                     0 => Vec::new(),
@@ -456,6 +413,17 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// The scales of rows of a quantized tensor: one each, or the tensor's for all.
+async fn scales(checkpoint: &Checkpoint, name: &str, segment: &Segment<'_>) -> Result<Vec<f32>, LoadError> {
+    let name = format!("{name}.scales");
+    let len = checkpoint.tensors.get(&name).map_or(0, |info| info.elements()) as usize;
+    let scales = checkpoint.read_scales(&name, len).await?;
+    Ok(match scales[..] {
+        [scale] => vec![scale; segment.rows.len()],
+        _ => scales[segment.rows.clone()].to_vec(),
+    })
 }
 
 /// One row in the device's layout; `scale` is that of the whole tensor, where there is one.
