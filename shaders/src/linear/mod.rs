@@ -1,4 +1,4 @@
-//! linear.
+//! Linear layers: many rows (`gemm_*`) and few (`gemv_*`).
 
 pub mod gemm_i4;
 pub mod gemm_i8;
