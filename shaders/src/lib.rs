@@ -46,6 +46,11 @@ pub const KERNELS: &[&Kernel] = &[
     // quantize
     &quantize::flatten_quantize::KERNEL,
     &quantize::quantize_dynamic::KERNEL,
+    // sampling
+    &sampling::advance::KERNEL,
+    &sampling::argmax::KERNEL,
+    &sampling::repeat_penalty::KERNEL,
+    &sampling::sample::KERNEL,
 ];
 
 /// The kernel of that name, if there is one.

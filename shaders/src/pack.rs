@@ -327,11 +327,8 @@ mod tests {
                 let mut back = vec![0; row.len()];
                 unpack_i4(&words, &mut back);
                 let m = |i: usize| {
-                    if group_size == 0 {
-                        1
-                    } else {
-                        multiplier(&multipliers, i / group_size)
-                    }
+                    i.checked_div(group_size)
+                        .map_or(1, |g| multiplier(&multipliers, g))
                 };
                 (0..row.len())
                     .map(|i| (row[i] - scale * (m(i) as i32 * i32::from(back[i])) as f32).powi(2))

@@ -1,4 +1,3 @@
-
 // Parameters, the bindings that all integer linears share, and what happens to an accumulator.
 
 // 1 stores the accumulators themselves, as bits: the tap with which tests compare integers.
@@ -34,7 +33,7 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
 }
 
 // y[row, first_out + out] = acc * scales + bias, or added to what is there. Call it for outputs in range only.
-fn store(row: u32, out: u32, acc: i32) {
+fn store_accumulator(row: u32, out: u32, acc: i32) {
   let i = row * params.out_stride + params.first_out + out;
   if (RAW_ACCUMULATORS != 0u) {
     y[i] = bitcast<u32>(acc);

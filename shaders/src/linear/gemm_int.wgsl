@@ -1,4 +1,3 @@
-
 // The main loop of the integer GEMMs: 64 rows by 64 outputs a workgroup, 4 by 4 an invocation, 64 features at a time.
 // The kernel's file gives `load_w`, sixteen features of an output as i8, and `finish`, the sum from the accumulator.
 
@@ -24,7 +23,7 @@ fn store_outputs(row: u32, out: u32, acc: vec4<i32>) {
   }
   for (var i = 0u; i < 4u; i += 1u) {
     if (out + i * LANES < params.out_features) {
-      store(row, out + i * LANES, finish(acc[i]));
+      store_accumulator(row, out + i * LANES, finish(acc[i]));
     }
   }
 }

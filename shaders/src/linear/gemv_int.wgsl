@@ -1,4 +1,3 @@
-
 // The main loop of the integer GEMVs: eight outputs of one row a workgroup, 32 invocations each output.
 // The kernel's file gives `weight_vecs`, the vec4s of a row of weights, `dot_vec`, the products of one of them, and
 // `finish`, the sum from the accumulator.
@@ -7,7 +6,7 @@ const WORKGROUP: u32 = 256u;
 const OUTPUTS: u32 = 8u;
 const LANES: u32 = 32u;
 
-var<workgroup> partial: array<i32, WORKGROUP>;
+var<workgroup> lane_sums: array<i32, WORKGROUP>;
 
 // Outputs first_out.. of `row`. Every invocation of the workgroup calls it.
 fn gemv_outputs(row: u32, first_out: u32, lid: u32) {
@@ -20,15 +19,15 @@ fn gemv_outputs(row: u32, first_out: u32, lid: u32) {
       acc += dot_vec(row, out, i);
     }
   }
-  partial[lid] = acc;
+  lane_sums[lid] = acc;
   workgroupBarrier();
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     if (lane < half) {
-      partial[lid] += partial[lid + half];
+      lane_sums[lid] += lane_sums[lid + half];
     }
     workgroupBarrier();
   }
   if (lane == 0u && out < params.out_features) {
-    store(row, out, finish(partial[lid]));
+    store_accumulator(row, out, finish(lane_sums[lid]));
   }
 }

@@ -1,4 +1,3 @@
-
 // INT4 weights to INT8 while they are loaded. A word holds features f..f + 8 as offset binary nibbles n = w + 8: byte b has
 // feature f + b in its low nibble and f + 4 + b in its high one, so each half is a word of i8 for dot4I8Packed.
 
