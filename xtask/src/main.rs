@@ -1,2 +1,59 @@
-//! Plateau.
-fn main() {}
+//! Plateau's development commands: `cargo xtask COMMAND`. One file for each; none of them links the engine.
+
+mod builtin_model;
+mod check_targets;
+mod driver;
+mod golden;
+mod process;
+mod test;
+mod tidy;
+mod wgsl;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Plateau's development commands
+
+usage: cargo xtask COMMAND
+
+  test [--yes] [ARGS…]    all set-up that tests need, then every check: format, clippy with warnings denied,
+                          tidy, the binary, every test. On Linux without a Vulkan driver it installs a software
+                          one through the system's package manager, and asks first unless --yes or CI=true.
+                          ARGS go to `cargo test`
+  tidy                    the rules of layout and style that a program can check
+  wgsl NAME               print the joined WGSL text of a kernel
+  builtin-model FOLDER    remake engine/builtin by quantizing the float model in FOLDER
+  golden                  remake tests/golden (needs python3 with torch and transformers) and show what changed
+  check-targets           check that the engine compiles for macOS and for the web
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", args.as_slice()),
+    };
+    let result = match (command, rest) {
+        ("test", args) => test::run(args),
+        ("tidy", []) => tidy::run(),
+        ("wgsl", [name]) => wgsl::run(name),
+        ("builtin-model", [folder]) => builtin_model::run(folder),
+        ("golden", []) => golden::run(),
+        ("check-targets", []) => check_targets::run(),
+        ("help" | "-h" | "--help", _) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprint!("cannot do '{}'\n\n{HELP}", args.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

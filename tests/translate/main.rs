@@ -1,0 +1,254 @@
+//! Every kernel, without a device: is it core WebGPU, does its Rust side describe it, and does it translate to what Vulkan,
+//! DirectX 12 and Metal take? Nothing here needs to be told of a new kernel.
+
+mod probe;
+mod reflect;
+mod targets;
+
+use naga::back::pipeline_constants::process_overrides;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{Module, ShaderStage};
+use plateau_shaders::{Constant, KERNELS, Kernel};
+use plateau_tests::cases;
+use std::borrow::Cow;
+use std::io::Write;
+use std::process::Command;
+use targets::{Target, Text};
+
+/// What core WebGPU has and naga asks about: `pack2x16float` and its kin. No f16, no subgroups, no immediates.
+const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
+/// Pairs of kernel and target that naga refuses, with the reason. A pair that translates after all must go.
+const REFUSED: &[(&str, Target, &str)] = &[];
+
+/// Messages of spirv-val that are its own mistake: SPIRV-Tools from 2026 on reject the array stride that naga leaves on the
+/// type of an array in workgroup memory. Drivers ignore it, and older versions accept it.
+const SPIRV_VAL_MISTAKES: [&str; 1] = ["VUID-StandaloneSpirv-None-10684"];
+
+/// A kernel as a driver gets it: validated, its overrides set.
+struct Pipeline {
+    kernel: &'static Kernel,
+    constants: Vec<Constant>,
+    module: Module,
+    info: ModuleInfo,
+}
+
+impl Pipeline {
+    fn label(&self) -> String {
+        format!("{} {:?}", self.kernel.name, self.constants)
+    }
+}
+
+/// Parses and validates the joined text.
+fn validated(kernel: &Kernel) -> Result<(Module, ModuleInfo), String> {
+    let text = kernel.wgsl();
+    let module =
+        naga::front::wgsl::parse_str(&text).map_err(|error| error.emit_to_string(&text))?;
+    let info = Validator::new(ValidationFlags::all(), CORE)
+        .validate(&module)
+        .map_err(|error| error.emit_to_string(&text))?;
+    Ok((module, info))
+}
+
+/// A kernel with its overrides set.
+fn pipeline(kernel: &'static Kernel, constants: Vec<Constant>) -> Result<Pipeline, String> {
+    let (module, info) = validated(kernel)?;
+    let values = constants
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), f64::from(value)))
+        .collect();
+    let (module, info) = process_overrides(
+        &module,
+        &info,
+        Some((ShaderStage::Compute, kernel.name)),
+        &values,
+    )
+    .map(|(module, info)| (Cow::into_owned(module), Cow::into_owned(info)))
+    .map_err(|error| format!("{} {constants:?}: {error}", kernel.name))?;
+    Ok(Pipeline {
+        kernel,
+        constants,
+        module,
+        info,
+    })
+}
+
+/// Every kernel with its defaults, and with each set of constants that a case uses.
+fn pipelines() -> Vec<Pipeline> {
+    let cases = cases::all();
+    let mut pipelines = Vec::new();
+    for &kernel in KERNELS {
+        let (module, _) =
+            validated(kernel).unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
+        let mut sets: Vec<Vec<Constant>> = Vec::new();
+        if module
+            .overrides
+            .iter()
+            .all(|(_, constant)| constant.init.is_some())
+        {
+            sets.push(Vec::new());
+        }
+        for case in cases.iter().filter(|case| case.kernel.name == kernel.name) {
+            let mut constants = case.constants.clone();
+            constants.sort_unstable();
+            sets.push(constants);
+        }
+        sets.sort_unstable();
+        sets.dedup();
+        for constants in sets {
+            pipelines.push(pipeline(kernel, constants).unwrap_or_else(|error| panic!("{error}")));
+        }
+    }
+    pipelines
+}
+
+fn report(problems: &[String]) {
+    assert!(
+        problems.is_empty(),
+        "{} problems:\n{}",
+        problems.len(),
+        problems.join("\n")
+    );
+}
+
+#[test]
+fn every_kernel_is_core_webgpu_and_its_rust_side_describes_it() {
+    let problems: Vec<String> = KERNELS
+        .iter()
+        .flat_map(|kernel| {
+            let found = match validated(kernel) {
+                Ok((module, _)) => reflect::interface(kernel, &module),
+                Err(error) => vec![error],
+            };
+            found
+                .into_iter()
+                .map(|problem| format!("{}: {problem}", kernel.name))
+        })
+        .collect();
+    report(&problems);
+}
+
+#[test]
+fn every_pipeline_stays_within_the_default_limits() {
+    let problems: Vec<String> = pipelines()
+        .iter()
+        .flat_map(|pipeline| {
+            let label = pipeline.label();
+            reflect::limits(&pipeline.module, &pipeline.info)
+                .into_iter()
+                .map(move |problem| format!("{label}: {problem}"))
+        })
+        .collect();
+    report(&problems);
+}
+
+#[test]
+fn every_pipeline_translates_to_every_target_but_for_the_refused() {
+    let mut problems = Vec::new();
+    let mut refused = Vec::new();
+    for pipeline in &pipelines() {
+        for target in Target::ALL {
+            let name = pipeline.kernel.name;
+            let listed = REFUSED
+                .iter()
+                .any(|&(kernel, on, _)| kernel == name && on == target);
+            match targets::translate(&pipeline.module, &pipeline.info, name, target) {
+                Ok(_) => {}
+                Err(_) if listed => refused.push((name, target)),
+                Err(error) => problems.push(format!("{} to {target:?}: {error}", pipeline.label())),
+            }
+        }
+    }
+    for &(kernel, target, _) in REFUSED
+        .iter()
+        .filter(|row| !refused.contains(&(row.0, row.1)))
+    {
+        problems.push(format!(
+            "{kernel} to {target:?} is not refused: take it out of REFUSED"
+        ));
+    }
+    report(&problems);
+}
+
+#[test]
+fn a_dot_product_of_four_bytes_is_one_instruction_where_the_target_has_it() {
+    let mut problems = Vec::new();
+    for pipeline in pipelines()
+        .iter()
+        .filter(|pipeline| pipeline.kernel.wgsl().contains("dot4I8Packed"))
+    {
+        let translate = |target| {
+            targets::translate(
+                &pipeline.module,
+                &pipeline.info,
+                pipeline.kernel.name,
+                target,
+            )
+        };
+        // A refused pair is the business of another test.
+        if let Ok(Text::Source(hlsl)) = translate(Target::Hlsl64)
+            && !hlsl.contains("dot4add_i8packed")
+        {
+            problems.push(format!(
+                "{}: no dot4add_i8packed in HLSL 6.4",
+                pipeline.label()
+            ));
+        }
+        if let Ok(Text::Words(spirv)) = translate(Target::SpirvDotProduct)
+            && !targets::has_instruction(&spirv, targets::OP_S_DOT)
+        {
+            problems.push(format!("{}: no OpSDot in SPIR-V", pipeline.label()));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn spirv_val_accepts_every_pipeline() {
+    // Straight to stderr, so that the harness shows it for a test that passes.
+    let say = |line: String| {
+        writeln!(std::io::stderr(), "spirv-val: {line}").expect("stderr takes a line")
+    };
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        say("skipped, it is not installed (package spirv-tools)".to_owned());
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("kernel.spv");
+    let mut problems = Vec::new();
+    for pipeline in &pipelines() {
+        for target in Target::ALL {
+            let Some(environment) = target.vulkan_environment() else {
+                continue;
+            };
+            let Ok(Text::Words(words)) = targets::translate(
+                &pipeline.module,
+                &pipeline.info,
+                pipeline.kernel.name,
+                target,
+            ) else {
+                continue;
+            };
+            std::fs::write(&path, bytemuck::cast_slice::<u32, u8>(&words))
+                .expect("the temporary folder takes a file");
+            let output = Command::new("spirv-val")
+                .args(["--target-env", environment])
+                .arg(&path)
+                .output()
+                .expect("spirv-val started before");
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if output.status.success() {
+                continue;
+            }
+            if SPIRV_VAL_MISTAKES.iter().any(|id| message.contains(id)) {
+                say(format!(
+                    "{} for {environment}: known mistake: {message}",
+                    pipeline.label()
+                ));
+            } else {
+                problems.push(format!("{} for {environment}: {message}", pipeline.label()));
+            }
+        }
+    }
+    report(&problems);
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask test`: the one gate. A developer and CI run the same.
+
+use crate::{driver, process, tidy};
+use anyhow::{Result, bail};
+
+pub fn run(args: &[String]) -> Result<()> {
+    let yes =
+        args.iter().any(|arg| arg == "--yes") || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let extra: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .filter(|&arg| arg != "--yes")
+        .collect();
+
+    step("tools");
+    ensure_components()?;
+
+    step("Vulkan driver");
+    driver::ensure_installed(yes)?;
+
+    // Every step runs, so that one look at the end of the output says all that is wrong.
+    let mut failed = Vec::new();
+    let mut record = |name: &'static str, passed: bool| {
+        if !passed {
+            failed.push(name);
+        }
+    };
+
+    step("format");
+    record(
+        "format",
+        process::succeeds(&mut process::cargo(&["fmt", "--all", "--check"]))?,
+    );
+
+    step("tidy");
+    let tidy = tidy::run();
+    if let Err(error) = &tidy {
+        eprintln!("{error:#}");
+    }
+    record("tidy", tidy.is_ok());
+
+    step("clippy");
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ];
+    record("clippy", process::succeeds(&mut process::cargo(&clippy))?);
+
+    // The tests of the command line run the binary as a user does.
+    step("binary");
+    record(
+        "binary",
+        process::succeeds(&mut process::cargo(&["build", "--package", "plateau-cli"]))?,
+    );
+
+    step("tests");
+    record(
+        "tests",
+        process::succeeds(&mut process::cargo(&test_args(&extra)))?,
+    );
+
+    step("result");
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    eprintln!("everything passed");
+    Ok(())
+}
+
+/// A minimal toolchain comes without the formatter and the linter.
+fn ensure_components() -> Result<()> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let found = process::cargo(&[subcommand, "--version"])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if found {
+            eprintln!("found: {component}");
+        } else {
+            process::run(&mut process::program(
+                "rustup",
+                &["component", "add", component],
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// `cargo test` over the workspace, or over the packages that the extra arguments name.
+fn test_args<'a>(extra: &[&'a str]) -> Vec<&'a str> {
+    let own = extra.iter().take_while(|&&arg| arg != "--");
+    let names_packages = own
+        .clone()
+        .any(|arg| *arg == "-p" || arg.starts_with("--package"));
+    let mut args = vec!["test", "--no-fail-fast"];
+    if !names_packages {
+        args.push("--workspace");
+    }
+    args.extend(extra);
+    args
+}
+
+fn step(name: &str) {
+    eprintln!("\n== {name}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_workspace_is_tested_unless_a_package_is_named() {
+        assert_eq!(test_args(&[]), ["test", "--no-fail-fast", "--workspace"]);
+        assert_eq!(
+            test_args(&["-p", "xtask"]),
+            ["test", "--no-fail-fast", "-p", "xtask"]
+        );
+        assert_eq!(
+            test_args(&["--", "-p"]),
+            ["test", "--no-fail-fast", "--workspace", "--", "-p"]
+        );
+    }
+}
