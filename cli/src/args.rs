@@ -118,7 +118,7 @@ pub struct Generate {
     #[arg(value_name = "PROMPT", required_unless_present_any = ["prompt", "file"])]
     pub text: Option<String>,
     /// The text to continue
-    #[arg(short, long, value_name = "PROMPT", conflicts_with_all = ["text", "file"])]
+    #[arg(short, long, value_name = "PROMPT", conflicts_with_all = ["text", "file"], allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// File that holds the text to continue, in UTF-8, less one newline at its end; - is stdin
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
@@ -158,7 +158,12 @@ pub struct Generate {
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = positive)]
     pub repeat_penalty: f32,
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub stop: Vec<String>,
     /// Go on after an end token
     #[arg(long)]
@@ -501,6 +506,7 @@ mod tests {
         let args = generate("generate - -n -1");
         assert_eq!((args.text.as_deref(), args.n_predict), (Some("-"), -1));
         assert_eq!(generate("generate x --max-new-tokens 7").n_predict, 7);
+        assert_eq!(generate("generate -p -dash --stop ---").stop, ["---"]);
         assert_eq!(generate("generate -f -").file, Some(PathBuf::from("-")));
     }
 

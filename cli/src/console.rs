@@ -29,6 +29,10 @@ impl Console {
         ctrlc::set_handler(move || {
             let again = seen.asked.swap(true, Ordering::SeqCst);
             if again || !seen.watched.load(Ordering::SeqCst) {
+                // After the ^C and a progress bar that may stand there.
+                if io::stderr().is_terminal() {
+                    stderr_line("");
+                }
                 std::process::exit(crate::exit::Code::Interrupted as i32);
             }
         })?;

@@ -92,11 +92,11 @@ fn of_load(error: &LoadError) -> Code {
     match error {
         LoadError::NotFound { .. } => Code::ModelNotFound,
         LoadError::Invalid { .. } => Code::InvalidModel,
-        LoadError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => Code::ModelNotFound,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Code::InvalidModel,
-            _ => Code::Failure,
-        },
+        LoadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Code::ModelNotFound
+        }
+        // There, but it cannot be read to its end.
+        LoadError::Io { .. } => Code::InvalidModel,
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
             (invalid(), 4),
             (io(io::ErrorKind::NotFound), 3),
             (io(io::ErrorKind::UnexpectedEof), 4),
-            (io(io::ErrorKind::PermissionDenied), 1),
+            (io(io::ErrorKind::PermissionDenied), 4),
         ];
         for (error, expected) in load {
             let error: anyhow::Error = Error::from(error).into();

@@ -28,18 +28,24 @@ const WORDS: [(&str, Word); 8] = [
     ),
 ];
 
+/// Options whose value may be any text, these words too.
+const BEFORE_TEXT: [&str; 3] = ["-p", "--prompt", "--stop"];
+
 /// The words that clap understands, or the one line that says why there is no such option. What follows `--` stays.
 pub fn rewrite(words: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, String> {
-    let mut words = words.into_iter();
-    let mut rewritten = Vec::new();
-    for word in words.by_ref() {
-        let end = word == "--";
-        rewritten.push(rewrite_one(word)?);
-        if end {
-            break;
-        }
+    let mut rewritten: Vec<OsString> = Vec::new();
+    let mut options_ended = false;
+    for word in words {
+        let is_text = rewritten
+            .last()
+            .is_some_and(|last| BEFORE_TEXT.iter().any(|option| last == option));
+        options_ended |= word == "--" && !is_text;
+        rewritten.push(if options_ended || is_text {
+            word
+        } else {
+            rewrite_one(word)?
+        });
     }
-    rewritten.extend(words);
     Ok(rewritten)
 }
 
@@ -103,6 +109,17 @@ mod tests {
             "plateau generate -p text -n -1 -c 64",
             "plateau generate - -dev1 -f a",
             "plateau --device x",
+        ] {
+            assert_eq!(rewritten(line), Ok(line.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_text_that_looks_like_an_option_stays() {
+        for line in [
+            "plateau generate -p -fa",
+            "plateau generate x --stop -ngl",
+            "plateau generate -p -- -n 3",
         ] {
             assert_eq!(rewritten(line), Ok(line.to_owned()));
         }

@@ -146,7 +146,7 @@ impl Model {
         console: &Console,
     ) -> Result<(Session, Option<AdapterInfo>)> {
         let opened = load::open(&args.load.device, console).await?;
-        let adapter = opened.adapter.clone();
+        let adapter = opened.executor.adapter().cloned();
         let session = match self {
             Self::Checkpoint(checkpoint) => {
                 load::upload(checkpoint, opened, options, console).await?

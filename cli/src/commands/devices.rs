@@ -1,7 +1,7 @@
 //! `plateau devices`: what `--device` can name.
 
 use crate::args::Devices;
-use crate::console::{print, print_json};
+use crate::console::{bytes, print, print_json};
 use crate::exit::GET_A_DRIVER;
 use anyhow::Result;
 use plateau::exec::{self, AdapterInfo};
@@ -27,6 +27,8 @@ struct Adapter<'a> {
     backend: &'a str,
     kind: &'a str,
     driver: &'a str,
+    /// Bytes of device memory, where the system tells.
+    memory: Option<u64>,
     features: BTreeMap<&'a str, bool>,
     limits: BTreeMap<&'a str, u64>,
     kernels: BTreeMap<&'a str, &'a str>,
@@ -68,6 +70,7 @@ fn json(adapter: &AdapterInfo) -> Adapter<'_> {
         backend: adapter.backend,
         kind: adapter.kind,
         driver: &adapter.driver,
+        memory: adapter.memory,
         features: adapter.features.iter().copied().collect(),
         limits: adapter.limits.iter().copied().collect(),
         kernels: adapter.kernels.iter().copied().collect(),
@@ -87,41 +90,33 @@ fn table(adapters: &[AdapterInfo]) -> String {
         if let Some(reason) = &adapter.unusable {
             let _ = writeln!(text, "      cannot be used: {reason}");
         }
-        let list = |words: Vec<String>| {
-            if words.is_empty() {
-                "none".to_owned()
-            } else {
-                words.join(", ")
-            }
-        };
         let with = |present: bool| {
             let features = adapter
                 .features
                 .iter()
                 .filter(move |(_, has)| *has == present);
-            list(features.map(|(name, _)| (*name).to_owned()).collect())
+            features.map(|(name, _)| (*name).to_owned()).collect()
         };
-        let limits = list(
-            adapter
-                .limits
-                .iter()
-                .map(|(name, value)| format!("{name} {value}"))
-                .collect(),
-        );
-        let kernels = list(
-            adapter
-                .kernels
-                .iter()
-                .map(|(op, kernel)| format!("{op}: {kernel}"))
-                .collect(),
-        );
-        for (label, words) in [
+        let limits = adapter
+            .limits
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        let kernels = adapter
+            .kernels
+            .iter()
+            .map(|(op, kernel)| format!("{op}: {kernel}"))
+            .collect();
+        let memory = adapter.memory.map(bytes).into_iter().collect();
+        let lists: [(&str, Vec<String>); 5] = [
+            ("memory", memory),
             ("has", with(true)),
             ("has not", with(false)),
             ("limits", limits),
             ("kernels", kernels),
-        ] {
-            let _ = writeln!(text, "      {label:<8} {words}");
+        ];
+        for (label, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
+            let _ = writeln!(text, "      {label:<8} {}", words.join(", "));
         }
     }
     if !adapters.iter().any(|adapter| adapter.unusable.is_none()) {
@@ -145,6 +140,7 @@ mod tests {
             backend: "vulkan",
             kind: "discrete",
             driver: "example 1.2".to_owned(),
+            memory: Some(16 << 30),
             features: vec![("subgroups", true), ("f16", false)],
             limits: vec![("max_buffer_size", 256)],
             kernels: vec![("linear w4a8", "gemm_i4")],
