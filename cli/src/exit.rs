@@ -114,12 +114,14 @@ fn of_device(error: &DeviceError) -> Code {
 
 fn of_session(error: &SessionError) -> Code {
     match error {
-        SessionError::DoesNotFit { .. } => Code::OutOfMemory,
+        SessionError::DoesNotFit { .. } | SessionError::Pages(_) => Code::OutOfMemory,
         SessionError::EmptyPrompt
         | SessionError::PromptTooLong { .. }
         | SessionError::UnknownToken { .. }
         | SessionError::AlreadyQuantized { .. }
         | SessionError::ContextSize { .. } => Code::Usage,
+        // One sequence in steps of its own size is all that the commands ask for.
+        SessionError::TooManySequences { .. } | SessionError::TooManyRows { .. } => Code::Failure,
     }
 }
 
@@ -149,8 +151,11 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             Some("-c makes the context larger, up to the model's own limit")
         }
         SessionError::AlreadyQuantized { .. } => Some("leave --quant out"),
-        SessionError::DoesNotFit { .. } => Some(LESS_MEMORY),
-        SessionError::UnknownToken { .. } | SessionError::ContextSize { .. } => None,
+        SessionError::DoesNotFit { .. } | SessionError::Pages(_) => Some(LESS_MEMORY),
+        SessionError::UnknownToken { .. }
+        | SessionError::ContextSize { .. }
+        | SessionError::TooManySequences { .. }
+        | SessionError::TooManyRows { .. } => None,
     };
     let hint = error.chain().find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<Error>() {
