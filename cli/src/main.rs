@@ -1,2 +1,77 @@
-//! Plateau.
-fn main() {}
+//! The command line of Plateau: parse, run, exit code.
+
+mod args;
+mod commands;
+mod console;
+mod exit;
+mod legacy;
+mod load;
+mod shape;
+mod text;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use console::{Console, stderr_line};
+use exit::Code;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(run() as u8)
+}
+
+fn run() -> Code {
+    let words = match legacy::rewrite(std::env::args_os()) {
+        Ok(words) => words,
+        Err(line) => return report_usage(&line, &[]),
+    };
+    let args = match args::Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(error) => return report_clap(&error),
+    };
+    let console = match Console::new(args.quiet) {
+        Ok(console) => console,
+        Err(error) => return report(&error.into()),
+    };
+    match pollster::block_on(commands::run(args.command, &console)) {
+        Ok(()) => Code::Done,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> Code {
+    let code = exit::code(error);
+    // An interrupt was asked for; a closed stdout is how `head` says that it has enough.
+    if code != Code::Interrupted && code != Code::Done {
+        stderr_line(&format!("plateau: error: {}", exit::line(error)));
+        if let Some(hint) = exit::hint(error) {
+            stderr_line(&format!("plateau: hint: {hint}"));
+        }
+    }
+    code
+}
+
+fn report_usage(line: &str, hints: &[String]) -> Code {
+    stderr_line(&format!("plateau: error: {line}"));
+    for hint in hints {
+        stderr_line(&format!("plateau: hint: {hint}"));
+    }
+    Code::Usage
+}
+
+fn report_clap(error: &clap::Error) -> Code {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Fails only where nobody reads.
+            let _ = error.print();
+            Code::Done
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Code::Usage
+        }
+        _ => {
+            let (line, hints) = exit::usage_lines(&error.render().to_string());
+            report_usage(&line, &hints)
+        }
+    }
+}

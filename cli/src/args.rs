@@ -1,0 +1,598 @@
+//! What was typed: the grammar of the command line. Values are checked here; what they mean is decided in `load` and `commands`.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Parser, Subcommand};
+use plateau::exec::DeviceChoice;
+use plateau::tensor::{KvType, Quant};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau generate \"Once upon a time\"            continue a text with the built-in model
+  plateau generate -m ./my-model -p Hello -n 64  a model in Hugging Face layout
+  plateau devices                                which GPUs there are
+  plateau bench -m ./my-model                    tokens per second
+
+Exit codes:
+  0    done
+  1    any other failure
+  2    wrong usage: an option, a prompt, a context size
+  3    the model was not found
+  4    a model file is invalid or unsafe
+  5    no usable device, or not the one that was named
+  6    out of device memory, or the model does not fit
+  7    the device was lost
+  8    a numeric check failed
+  130  interrupted by Ctrl-C";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "plateau",
+    version,
+    about = "Runs quantized language models on any GPU",
+    after_help = EXAMPLES,
+    max_term_width = 110,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print nothing but errors on stderr
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Generate(Generate),
+    Devices(Devices),
+    Inspect(Inspect),
+    Logits(Logits),
+    Perplexity(Perplexity),
+    Bench(Bench),
+    Quantize(Quantize),
+    Completions(Completions),
+}
+
+/// Which model.
+#[derive(Debug, clap::Args)]
+pub struct ModelArg {
+    /// Folder in Hugging Face layout, or owner/name in the local Hugging Face cache [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<String>,
+}
+
+/// In which formats a model is kept.
+#[derive(Debug, clap::Args)]
+pub struct FormatArgs {
+    /// Round a float model's linears to nearest at load [default: f16; a quantized model keeps its own]
+    #[arg(long, value_name = "FORMAT", value_parser = quant())]
+    pub quant: Option<Quant>,
+    /// One weight scale for each tensor instead of one for each output channel
+    #[arg(long, requires = "quant")]
+    pub per_tensor: bool,
+    /// Type of the KV cache [default: f16]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_parser = kv_type(),
+        aliases = ["cache-type-k", "cache-type-v"],
+        action = ArgAction::Append
+    )]
+    pub kv_type: Vec<KvType>,
+}
+
+/// Where it runs.
+#[derive(Debug, clap::Args)]
+pub struct DeviceArg {
+    /// auto, twin (the CPU twins of the kernels; cpu is the same), an index of `plateau devices`, or part of a name
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+}
+
+/// Everything that a command which loads a model has in common.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+/// Continue a text
+///
+/// Only the continuation goes to stdout, as it comes; which device, seed and speed go to stderr.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau generate \"Once upon a time\"
+  plateau generate --temp 0 -n 64 -p \"The sea was\"       greedy: the same text each time
+  plateau generate -m ./my-model --quant w4a8 -f prompt.txt
+  echo \"Once upon a time\" | plateau generate - -n -1     the prompt from stdin, to the end token
+  plateau generate --json --stop \".\" \"It was\"            one JSON object per line")]
+pub struct Generate {
+    /// The text to continue; - reads it from stdin
+    #[arg(value_name = "PROMPT", required_unless_present_any = ["prompt", "file"])]
+    pub text: Option<String>,
+    /// The text to continue
+    #[arg(short, long, value_name = "PROMPT", conflicts_with_all = ["text", "file"], allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// File that holds the text to continue, in UTF-8, less one newline at its end; - is stdin
+    #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// New tokens at most; -1 goes on to the end token or the end of the context
+    #[arg(
+        short = 'n',
+        long,
+        visible_alias = "max-new-tokens",
+        value_name = "N",
+        default_value_t = 128,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX))
+    )]
+    pub n_predict: i64,
+    /// Tokens of prompt and continuation together [default: the model's limit, at most 4096]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx_size: Option<u32>,
+    /// Seed of the random choice [default: a random one, printed on stderr]
+    #[arg(short, long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true, value_parser = not_negative)]
+    pub temp: f32,
+    /// Choose among the K most likely tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: u32,
+    /// Choose among the most likely tokens whose probabilities reach P together; 1 is all
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, value_parser = share)]
+    pub top_p: f32,
+    /// Leave out tokens that are less likely than P times the most likely one; 0 is none
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, value_parser = share)]
+    pub min_p: f32,
+    /// Make the last 64 tokens less likely; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = positive)]
+    pub repeat_penalty: f32,
+    /// End before this text; may be given several times
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub stop: Vec<String>,
+    /// Go on after an end token
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// One JSON object per line on stdout: each piece of text, then the end with its reason, counts and rates
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// List the devices that --device can name
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau devices
+  plateau devices --json
+  plateau generate --device 1 \"Once upon a time\"")]
+pub struct Devices {
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show what is in a model, and the memory that it needs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau inspect
+  plateau inspect ./my-model -c 2048
+  plateau inspect ./my-model --quant w4a8 --json")]
+pub struct Inspect {
+    /// Folder in Hugging Face layout, or owner/name in the local Hugging Face cache [default: the built-in model]
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub folder: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArg,
+    #[command(flatten)]
+    pub format: FormatArgs,
+    /// Count the memory for a context of N tokens [default: the model's limit, at most 4096]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx_size: Option<u32>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Write the logits of some tokens to a file
+///
+/// The file is safetensors with one tensor, `logits`, [tokens, vocab] in f32. An existing file is replaced.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau logits -m ./my-model --ids 1,306,4658 -o logits.safetensors
+  plateau logits -m ./my-model --ids 1,306,4658 -o f32.safetensors --quant f32 --kv-type f32")]
+pub struct Logits {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
+    pub ids: Vec<u32>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Which tokens of a window count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Score {
+    /// Every token that is predicted
+    All,
+    /// The second half of each window, as llama.cpp does
+    SecondHalf,
+}
+
+/// Measure how well a model predicts a text
+///
+/// The text is tokenized once, without special tokens, and cut into windows that do not overlap; what is left at the
+/// end is dropped. A window is the begin token and N-1 tokens of text where the model has a begin token, else N tokens
+/// of text. Its first token is not predicted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau perplexity -m ./my-model -f wiki.test.raw
+  plateau perplexity -m ./my-model -f wiki.test.raw -c 256 --chunks 16 --no-bos --quant f32 --kv-type f32
+  plateau perplexity -m ./my-model -f wiki.test.raw --score second-half --json   comparable with llama.cpp")]
+pub struct Perplexity {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// The text, in UTF-8
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Tokens of a window [default: 512, or the model's limit where that is less]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub ctx_size: Option<u32>,
+    /// Windows at most [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunks: Option<u32>,
+    /// Windows without a begin token
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Which predictions count
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Score::All)]
+    pub score: Score,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How `bench` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchOutput {
+    Md,
+    Csv,
+    Json,
+    Jsonl,
+}
+
+/// Tokens of a prompt and of its continuation, measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptAndGen {
+    pub prompt: u32,
+    pub gen_tokens: u32,
+}
+
+/// Measure tokens per second
+///
+/// Options, table and field names are llama-bench's. Each test runs once to warm up. Tokenizing is not measured.
+/// First a few greedy tokens are checked against the logits of one prefill; a wrong result has no speed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau bench
+  plateau bench -m ./my-model --quant w4a8 -p 128,512 -n 64 -r 3
+  plateau bench --shape llama2-7b --quant w4a8 -o json     random weights, no file needed
+  plateau bench -m ./my-model -pg 512,128 -ub 128,512")]
+pub struct Bench {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Random weights instead of a model: tinyllama-1.1b, llama2-7b, or the path of a config.json
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub shape: Option<String>,
+    /// Prompt lengths (pp), separated by commas; 0 is none
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
+    pub n_prompt: Vec<u32>,
+    /// Tokens to generate (tg), separated by commas; 0 is none
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    pub n_gen: Vec<u32>,
+    /// A prompt and its continuation in one measurement (-pg is the same); may be given several times
+    #[arg(long, value_name = "PP,TG", value_parser = prompt_and_gen)]
+    pub pg: Vec<PromptAndGen>,
+    /// How often each test is measured
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// Tokens of one prefill submission, separated by commas (-ub is the same)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "512",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub ubatch_size: Vec<u32>,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = BenchOutput::Md)]
+    pub output: BenchOutput,
+}
+
+/// Write a quantized copy of a float model
+///
+/// Every linear of the decoder is rounded to nearest; embedding and head become INT8 for each row.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau quantize ./my-model ./my-model-w4a8 --quant w4a8
+  plateau quantize ./my-model ./my-model-w4a8-g64 --quant w4a8 --group-size 64
+  plateau generate -m ./my-model-w4a8 \"Once upon a time\"")]
+pub struct Quantize {
+    /// Folder in Hugging Face layout, or owner/name in the local Hugging Face cache
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Folder to write; made where it does not exist
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Bits of weights and activations
+    #[arg(long, value_name = "FORMAT", value_parser = integer_quant())]
+    pub quant: Quant,
+    /// Features that share a multiplier of the channel's scale, for INT4 weights; 0 is none
+    #[arg(long, value_name = "N", default_value = "0", value_parser = group_size())]
+    pub group_size: u32,
+    /// One weight scale for each tensor instead of one for each output channel
+    #[arg(long)]
+    pub per_tensor: bool,
+    /// Write into OUT even where it has files
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau completions bash > ~/.local/share/bash-completion/completions/plateau
+  plateau completions zsh > ~/.zfunc/_plateau
+  plateau completions fish > ~/.config/fish/completions/plateau.fish")]
+pub struct Completions {
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+fn quant() -> impl TypedValueParser<Value = Quant> {
+    PossibleValuesParser::new(Quant::ALL.map(Quant::name)).try_map(|name| name.parse::<Quant>())
+}
+
+fn integer_quant() -> impl TypedValueParser<Value = Quant> {
+    PossibleValuesParser::new([Quant::W8A8, Quant::W4A8, Quant::W4A4].map(Quant::name))
+        .try_map(|name| name.parse::<Quant>())
+}
+
+fn kv_type() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(|name| name.parse::<KvType>())
+}
+
+fn group_size() -> impl TypedValueParser<Value = u32> {
+    PossibleValuesParser::new(["0", "32", "64", "128"]).try_map(|name| name.parse::<u32>())
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    if text.trim().is_empty() {
+        return Err("a name, an index, auto or twin is expected".to_owned());
+    }
+    let Ok(choice) = text.parse();
+    Ok(choice)
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("a number is expected".to_owned()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    let value = number(text)?;
+    if value >= 0.0 {
+        Ok(value)
+    } else {
+        Err("0 or more is expected".to_owned())
+    }
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    let value = number(text)?;
+    if value > 0.0 {
+        Ok(value)
+    } else {
+        Err("more than 0 is expected".to_owned())
+    }
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let value = number(text)?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("0 to 1 is expected".to_owned())
+    }
+}
+
+fn prompt_and_gen(text: &str) -> Result<PromptAndGen, String> {
+    let parse = |word: &str| word.trim().parse::<u32>().ok().filter(|&count| count > 0);
+    text.split_once(',')
+        .and_then(|(prompt, gen_tokens)| {
+            Some(PromptAndGen {
+                prompt: parse(prompt)?,
+                gen_tokens: parse(gen_tokens)?,
+            })
+        })
+        .ok_or_else(|| "two counts such as 512,128 are expected".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("plateau").chain(line.split(' ')))
+    }
+
+    fn generate(line: &str) -> Generate {
+        match parse(line).map(|args| args.command) {
+            Ok(Command::Generate(generate)) => generate,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Args::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_llama_cpp() {
+        let args = generate("generate text");
+        assert_eq!(
+            (args.temp, args.top_k, args.top_p, args.min_p),
+            (0.8, 40, 0.95, 0.05)
+        );
+        assert_eq!(
+            (args.repeat_penalty, args.n_predict, args.seed),
+            (1.0, 128, None)
+        );
+        assert_eq!(args.load.device.device, DeviceChoice::Auto);
+    }
+
+    #[test]
+    fn minus_one_is_a_count_and_a_dash_is_stdin() {
+        let args = generate("generate - -n -1");
+        assert_eq!((args.text.as_deref(), args.n_predict), (Some("-"), -1));
+        assert_eq!(generate("generate x --max-new-tokens 7").n_predict, 7);
+        assert_eq!(generate("generate -p -dash --stop ---").stop, ["---"]);
+        assert_eq!(generate("generate -f -").file, Some(PathBuf::from("-")));
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            "generate",
+            "generate x -n -2",
+            "generate x -n many",
+            "generate x -c 0",
+            "generate x -c -1",
+            "generate x --temp -0.1",
+            "generate x --temp nan",
+            "generate x --temp inf",
+            "generate x --top-k -1",
+            "generate x --top-p 1.01",
+            "generate x --top-p -0.5",
+            "generate x --min-p 2",
+            "generate x --repeat-penalty 0",
+            "generate x --quant w3a3",
+            "generate x --kv-type f64",
+            "generate x --per-tensor",
+            "generate x --device=",
+            "generate x --stop=",
+            "generate x -p y",
+            "generate x -f y",
+            "generate -p x -f y",
+            "generate x y",
+            "generate x --flash-attn",
+            "inspect a -m b",
+            "logits -m a -o b",
+            "logits -m a -o b --ids 1,x",
+            "logits -m a -o b --ids -1",
+            "perplexity -m a",
+            "perplexity -m a -f b -c 1",
+            "perplexity -m a -f b --chunks 0",
+            "perplexity -m a -f b --score some",
+            "bench -r 0",
+            "bench --pg 512",
+            "bench --pg 512,0",
+            "bench --ubatch-size 0",
+            "bench -m a --shape llama2-7b",
+            "bench -o sql",
+            "quantize a b",
+            "quantize a b --quant f16",
+            "quantize a b --quant w4a8 --group-size 48",
+            "completions tcsh",
+            "unknown",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let Ok(Command::Bench(bench)) =
+            parse("bench -p 64,128 -n 0 --pg 8,4 --pg 16,2").map(|args| args.command)
+        else {
+            panic!("bench");
+        };
+        assert_eq!((bench.n_prompt, bench.n_gen), (vec![64, 128], vec![0]));
+        assert_eq!(
+            bench.pg,
+            [
+                PromptAndGen {
+                    prompt: 8,
+                    gen_tokens: 4
+                },
+                PromptAndGen {
+                    prompt: 16,
+                    gen_tokens: 2
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn devices_are_named_by_word_index_or_name() {
+        let device = |line: &str| generate(line).load.device.device;
+        assert_eq!(device("generate x --device cpu"), DeviceChoice::Twin);
+        assert_eq!(device("generate x --device TWIN"), DeviceChoice::Twin);
+        assert_eq!(device("generate x --device 2"), DeviceChoice::Index(2));
+        assert_eq!(
+            device("generate x --device h200"),
+            DeviceChoice::Name("h200".to_owned())
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! `plateau devices`: what `--device` can name.
+
+use crate::args::Devices;
+use crate::console::{bytes, print, print_json};
+use crate::exit::GET_A_DRIVER;
+use anyhow::Result;
+use plateau::exec::{self, AdapterInfo};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const TWIN: &str = "the CPU twins of the kernels: right, and slow";
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    adapters: Vec<Adapter<'a>>,
+    twin: Twin,
+    /// What to do about a missing driver; only where no adapter can be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Adapter<'a> {
+    index: usize,
+    name: &'a str,
+    backend: &'a str,
+    kind: &'a str,
+    driver: &'a str,
+    /// Bytes of device memory, where the system tells.
+    memory: Option<u64>,
+    features: BTreeMap<&'a str, bool>,
+    limits: BTreeMap<&'a str, u64>,
+    kernels: BTreeMap<&'a str, &'a str>,
+    unusable: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Twin {
+    name: &'static str,
+    description: &'static str,
+}
+
+pub async fn run(args: &Devices) -> Result<()> {
+    let adapters = exec::adapters().await;
+    if args.json {
+        print_json(&listing(&adapters))?;
+    } else {
+        print(&table(&adapters))?;
+    }
+    Ok(())
+}
+
+fn listing(adapters: &[AdapterInfo]) -> Listing<'_> {
+    let adapter = |adapter: &'_ AdapterInfo| -> bool { adapter.unusable.is_none() };
+    Listing {
+        adapters: adapters.iter().map(json).collect(),
+        twin: Twin {
+            name: "twin",
+            description: TWIN,
+        },
+        hint: (!adapters.iter().any(adapter)).then_some(GET_A_DRIVER),
+    }
+}
+
+fn json(adapter: &AdapterInfo) -> Adapter<'_> {
+    Adapter {
+        index: adapter.index,
+        name: &adapter.name,
+        backend: adapter.backend,
+        kind: adapter.kind,
+        driver: &adapter.driver,
+        memory: adapter.memory,
+        features: adapter.features.iter().copied().collect(),
+        limits: adapter.limits.iter().copied().collect(),
+        kernels: adapter.kernels.iter().copied().collect(),
+        unusable: adapter.unusable.as_deref(),
+    }
+}
+
+/// The adapters, best first, and the twins last. Writing to a String cannot fail.
+fn table(adapters: &[AdapterInfo]) -> String {
+    let mut text = String::new();
+    for adapter in adapters {
+        let _ = writeln!(
+            text,
+            "{:<5} {} ({}, {}, driver {})",
+            adapter.index, adapter.name, adapter.backend, adapter.kind, adapter.driver
+        );
+        if let Some(reason) = &adapter.unusable {
+            let _ = writeln!(text, "      cannot be used: {reason}");
+        }
+        let with = |present: bool| {
+            let features = adapter
+                .features
+                .iter()
+                .filter(move |(_, has)| *has == present);
+            features.map(|(name, _)| (*name).to_owned()).collect()
+        };
+        let limits = adapter
+            .limits
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        let kernels = adapter
+            .kernels
+            .iter()
+            .map(|(op, kernel)| format!("{op}: {kernel}"))
+            .collect();
+        let memory = adapter.memory.map(bytes).into_iter().collect();
+        let lists: [(&str, Vec<String>); 5] = [
+            ("memory", memory),
+            ("has", with(true)),
+            ("has not", with(false)),
+            ("limits", limits),
+            ("kernels", kernels),
+        ];
+        for (label, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
+            let _ = writeln!(text, "      {label:<8} {}", words.join(", "));
+        }
+    }
+    if !adapters.iter().any(|adapter| adapter.unusable.is_none()) {
+        let _ = writeln!(
+            text,
+            "No GPU adapter can be used. To get one: {GET_A_DRIVER}."
+        );
+    }
+    let _ = writeln!(text, "{:<5} {TWIN}", "twin");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(unusable: Option<&str>) -> AdapterInfo {
+        AdapterInfo {
+            index: 0,
+            name: "Example GPU".to_owned(),
+            backend: "vulkan",
+            kind: "discrete",
+            driver: "example 1.2".to_owned(),
+            memory: Some(16 << 30),
+            features: vec![("subgroups", true), ("f16", false)],
+            limits: vec![("max_buffer_size", 256)],
+            kernels: vec![("linear w4a8", "gemm_i4")],
+            unusable: unusable.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_twins_come_last() {
+        let text = table(&[adapter(None)]);
+        assert!(
+            text.starts_with("0     Example GPU (vulkan, discrete, driver example 1.2)\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("has      subgroups\n") && text.contains("has not  f16\n"),
+            "{text}"
+        );
+        assert!(text.contains("linear w4a8: gemm_i4"), "{text}");
+        assert!(
+            text.lines()
+                .last()
+                .is_some_and(|line| line.starts_with("twin ")),
+            "{text}"
+        );
+        assert!(!text.contains("To get one"), "{text}");
+    }
+
+    #[test]
+    fn without_a_usable_adapter_it_says_how_to_get_one() {
+        for adapters in [vec![], vec![adapter(Some("too small"))]] {
+            assert!(table(&adapters).contains("mesa-vulkan-drivers"));
+            assert!(listing(&adapters).hint.is_some());
+        }
+        assert!(table(&[adapter(Some("too small"))]).contains("cannot be used: too small"));
+    }
+}

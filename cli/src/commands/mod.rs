@@ -1,0 +1,27 @@
+//! One file for each command.
+
+mod bench;
+mod completions;
+mod devices;
+mod generate;
+mod inspect;
+mod logits;
+mod perplexity;
+mod quantize;
+
+use crate::args::Command;
+use crate::console::Console;
+use anyhow::Result;
+
+pub async fn run(command: Command, console: &Console) -> Result<()> {
+    match command {
+        Command::Generate(args) => generate::run(args, console).await,
+        Command::Devices(args) => devices::run(&args).await,
+        Command::Inspect(args) => inspect::run(&args).await,
+        Command::Logits(args) => logits::run(&args, console).await,
+        Command::Perplexity(args) => perplexity::run(&args, console).await,
+        Command::Bench(args) => bench::run(&args, console).await,
+        Command::Quantize(args) => quantize::run(&args, console).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}

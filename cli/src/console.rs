@@ -1,0 +1,179 @@
+//! The two output streams and Ctrl-C. stdout carries results only; everything else goes to stderr.
+
+use crate::exit::CliError;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plateau::session::LoadProgress;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where a command talks to the person that called it.
+pub struct Console {
+    quiet: bool,
+    interrupt: Interrupt,
+}
+
+/// What Ctrl-C does: the first asks a loop that watches to end, a second, or the first where nothing watches, ends the
+/// program.
+#[derive(Clone, Default)]
+struct Interrupt {
+    watched: Arc<AtomicBool>,
+    asked: Arc<AtomicBool>,
+}
+
+impl Console {
+    /// Takes over Ctrl-C.
+    pub fn new(quiet: bool) -> Result<Self, ctrlc::Error> {
+        let interrupt = Interrupt::default();
+        let seen = interrupt.clone();
+        ctrlc::set_handler(move || {
+            let again = seen.asked.swap(true, Ordering::SeqCst);
+            if again || !seen.watched.load(Ordering::SeqCst) {
+                // After the ^C and a progress bar that may stand there.
+                if io::stderr().is_terminal() {
+                    stderr_line("");
+                }
+                std::process::exit(crate::exit::Code::Interrupted as i32);
+            }
+        })?;
+        Ok(Self { quiet, interrupt })
+    }
+
+    /// From here on the caller asks [`Console::interrupted`] often.
+    pub fn watch_for_interrupt(&self) {
+        self.interrupt.watched.store(true, Ordering::SeqCst);
+    }
+
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.asked.load(Ordering::SeqCst)
+    }
+
+    /// A line on stderr, unless -q.
+    pub fn note(&self, line: impl AsRef<str>) {
+        if !self.quiet {
+            stderr_line(line.as_ref());
+        }
+    }
+
+    fn shows_progress(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// A bar on stderr if that is a terminal and -q was not given, else nothing.
+    pub fn progress(&self, what: &str, length: u64, unit: Unit) -> Progress {
+        let target = if self.shows_progress() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(length), target);
+        let template = match unit {
+            Unit::Bytes => "{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}",
+            Unit::Steps => "{msg} [{bar:30}] {pos}/{len}, {eta} left",
+        };
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> "));
+        bar.set_message(what.to_owned());
+        Progress { bar }
+    }
+}
+
+/// What a progress bar counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    Bytes,
+    Steps,
+}
+
+/// A progress bar; it is wiped when dropped.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub fn set(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    pub fn load(&self, progress: LoadProgress) {
+        if self.bar.length() != Some(progress.total) {
+            self.bar.set_length(progress.total);
+        }
+        self.bar.set_position(progress.done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A line on stderr, whatever -q says. Nobody can be told if that fails.
+pub fn stderr_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Text on stdout, at once.
+pub fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(CliError::Stdout)
+}
+
+pub fn print_line(text: &str) -> Result<(), CliError> {
+    print(&format!("{text}\n"))
+}
+
+/// One JSON object on one line of stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string(value).map_err(|error| CliError::Stdout(error.into()))?;
+    print_line(&text)
+}
+
+/// `12.3 MiB` and the like.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Tokens per second; 0 where no time passed.
+pub fn rate(tokens: usize, ns: u64) -> f64 {
+    if ns == 0 {
+        0.0
+    } else {
+        tokens as f64 * 1e9 / ns as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_by_people() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(13 << 30), "13.0 GiB");
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    }
+
+    #[test]
+    fn a_rate_is_finite() {
+        assert_eq!(rate(10, 0), 0.0);
+        assert_eq!(rate(10, 2_000_000_000), 5.0);
+    }
+}

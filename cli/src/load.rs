@@ -1,0 +1,259 @@
+//! From what was typed to a loaded model.
+
+use crate::args::{DeviceArg, FormatArgs, LoadArgs};
+use crate::console::{Console, Unit, bytes};
+use crate::exit::usage;
+use anyhow::Result;
+use plateau::checkpoint::{Checkpoint, Family, Folder, LinearFormat, ModelConfig};
+use plateau::exec::{self, Opened};
+use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
+use plateau::tensor::{Granularity, KvType, Quant};
+use std::path::Path;
+
+/// Tokens per sequence where neither the model nor the user asks for fewer: what `LoadOptions::context_size` says.
+const DEFAULT_CONTEXT: u32 = 4096;
+
+/// The model's folder: the built-in one without a name.
+pub fn folder(model: Option<&str>) -> Result<Folder> {
+    Ok(match model {
+        None => Folder::builtin(),
+        Some("") => {
+            return Err(usage(
+                "--model is empty: a folder or owner/name is expected",
+            ));
+        }
+        Some(name) => Folder::resolve(name)?,
+    })
+}
+
+/// The headers of the model: enough to check what was typed before any weight is read.
+pub async fn checkpoint(model: Option<&str>) -> Result<Checkpoint> {
+    Ok(Checkpoint::open(folder(model)?).await?)
+}
+
+pub fn options(format: &FormatArgs, context_size: Option<u32>) -> Result<LoadOptions> {
+    let kv_type = format.kv_type.first().copied().unwrap_or_default();
+    if format.kv_type.iter().any(|&other| other != kv_type) {
+        return Err(usage("keys and values have one type here: two were given"));
+    }
+    Ok(LoadOptions {
+        quant: format.quant,
+        weight_scale: if format.per_tensor {
+            Granularity::PerTensor
+        } else {
+            Granularity::PerChannel
+        },
+        kv_type,
+        context_size,
+        ..LoadOptions::default()
+    })
+}
+
+/// Opens the device and says which it is.
+pub async fn open(device: &DeviceArg, console: &Console) -> Result<Opened> {
+    let opened = exec::open(&device.device).await?;
+    console.note(&opened.notice);
+    Ok(opened)
+}
+
+/// Loads a model whose headers were read; says on which device, and how much memory it takes before any is taken.
+pub async fn session(
+    checkpoint: &Checkpoint,
+    args: &LoadArgs,
+    options: &LoadOptions,
+    console: &Console,
+) -> Result<Session> {
+    let memory = memory_needed(checkpoint, options)?;
+    let opened = open(&args.device, console).await?;
+    console.note(format!(
+        "{}, {}: {} of device memory",
+        checkpoint.folder.name(),
+        format_label(checkpoint, options.quant),
+        memory_label(memory, options.kv_type),
+    ));
+    upload(checkpoint, opened, options, console).await
+}
+
+/// Loads a model on an opened device.
+pub async fn upload(
+    checkpoint: &Checkpoint,
+    opened: Opened,
+    options: &LoadOptions,
+    console: &Console,
+) -> Result<Session> {
+    let progress = console.progress("loading", 0, Unit::Bytes);
+    Ok(
+        Session::load(checkpoint, opened.executor, options, &mut |now| {
+            progress.load(now)
+        })
+        .await?,
+    )
+}
+
+/// Tokens that will fit one sequence.
+pub fn context_size(config: &ModelConfig, options: &LoadOptions) -> u32 {
+    options
+        .context_size
+        .unwrap_or(DEFAULT_CONTEXT)
+        .min(config.max_position_embeddings)
+}
+
+/// The session says the same, but only after the weights are loaded.
+pub fn check_length(tokens: usize, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
+    let limit = context_size(config, options);
+    if tokens > limit as usize {
+        return Err(SessionError::PromptTooLong {
+            found: tokens,
+            limit,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// `w4a8`, with the group size where there are groups.
+pub fn linear_format_label(format: &LinearFormat) -> String {
+    let mut label = format!(
+        "w{}a{}",
+        format.weight_bits.count(),
+        format.activation_bits.count()
+    );
+    if format.group_size > 0 {
+        label.push_str(&format!("g{}", format.group_size));
+    }
+    label
+}
+
+/// How the decoder's linears compute.
+pub fn format_label(checkpoint: &Checkpoint, quant: Option<Quant>) -> String {
+    match &checkpoint.quantization {
+        Some(quantization) => linear_format_label(&quantization.default),
+        None => quant.unwrap_or(Quant::F16).name().to_owned(),
+    }
+}
+
+fn memory_label(memory: MemoryNeeded, kv_type: KvType) -> String {
+    format!(
+        "{} (weights {}, KV cache in {kv_type} {}, scratch {})",
+        bytes(memory.total()),
+        bytes(memory.weights),
+        bytes(memory.kv_cache),
+        bytes(memory.scratch)
+    )
+}
+
+/// The family's `model_type`.
+pub fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::Llama => "llama",
+        Family::Mistral => "mistral",
+        Family::Qwen2 => "qwen2",
+        Family::Qwen3 => "qwen3",
+    }
+}
+
+/// The last part of a model's path or name.
+pub fn short_name(folder: &Folder) -> String {
+    let name = folder.name();
+    Path::new(&name)
+        .file_name()
+        .map_or_else(|| name.clone(), |last| last.to_string_lossy().into_owned())
+}
+
+/// Number of weights, embedding and head included (tied: once), from shapes alone.
+pub fn parameters(config: &ModelConfig) -> u64 {
+    let [hidden, intermediate, vocab] = [
+        config.hidden_size,
+        config.intermediate_size,
+        config.vocab_size,
+    ]
+    .map(u64::from);
+    let q = u64::from(config.num_attention_heads) * u64::from(config.head_dim);
+    let kv = u64::from(config.num_key_value_heads) * u64::from(config.head_dim);
+    let bias = |present: bool, count: u64| if present { count } else { 0 };
+    let attention = 2 * hidden * q + 2 * hidden * kv;
+    let mlp = 3 * hidden * intermediate;
+    let norms = 2 * hidden + bias(config.qk_norm, 2 * u64::from(config.head_dim));
+    let biases = bias(config.qkv_bias, q + 2 * kv)
+        + bias(config.output_bias, hidden)
+        + bias(config.mlp_bias, 2 * intermediate + hidden);
+    let layer = attention + mlp + norms + biases;
+    let tables = if config.tie_word_embeddings { 1 } else { 2 };
+    tables * vocab * hidden + u64::from(config.num_hidden_layers) * layer + hidden
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape;
+    use plateau::tensor::Bits;
+
+    fn format() -> FormatArgs {
+        FormatArgs {
+            quant: None,
+            per_tensor: false,
+            kv_type: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn keys_and_values_have_one_type() {
+        let two = FormatArgs {
+            kv_type: vec![KvType::F32, KvType::F16],
+            ..format()
+        };
+        assert!(options(&two, None).is_err());
+        let same = FormatArgs {
+            kv_type: vec![KvType::F32, KvType::F32],
+            ..format()
+        };
+        assert_eq!(
+            options(&same, None).map(|options| options.kv_type).ok(),
+            Some(KvType::F32)
+        );
+        assert_eq!(
+            options(&format(), None).map(|options| options.kv_type).ok(),
+            Some(KvType::F16)
+        );
+    }
+
+    #[test]
+    fn the_context_is_bounded_by_the_model() {
+        let config = shape::tinyllama_1_1b();
+        let context = |context_size| context_size_of(&config, context_size);
+        assert_eq!(context(None), 2048);
+        assert_eq!(context(Some(64)), 64);
+        let limited = options(&format(), Some(64)).expect("valid");
+        assert!(check_length(64, &config, &limited).is_ok());
+        assert!(check_length(65, &config, &limited).is_err());
+    }
+
+    fn context_size_of(config: &ModelConfig, asked: Option<u32>) -> u32 {
+        context_size(config, &options(&format(), asked).expect("valid"))
+    }
+
+    #[test]
+    fn parameters_are_those_of_the_model_cards() {
+        assert_eq!(parameters(&shape::tinyllama_1_1b()), 1_100_048_384);
+        assert_eq!(parameters(&shape::llama2_7b()), 6_738_415_616);
+    }
+
+    #[test]
+    fn a_format_is_named_by_its_bits_and_groups() {
+        let format = LinearFormat {
+            weight_bits: Bits::Int4,
+            weight_scale: Granularity::PerChannel,
+            group_size: 64,
+            activation_bits: Bits::Int8,
+            activation_scale: plateau::checkpoint::ActivationScale::Dynamic,
+        };
+        assert_eq!(linear_format_label(&format), "w4a8g64");
+        assert_eq!(
+            linear_format_label(&LinearFormat {
+                group_size: 0,
+                ..format
+            }),
+            "w4a8"
+        );
+    }
+}
