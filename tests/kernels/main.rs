@@ -37,3 +37,21 @@ fn every_kernel_has_a_case_and_names_are_unique() {
     names.dedup();
     assert_eq!(names.len(), count, "two cases share a name");
 }
+
+/// What must not depend on which kernel runs: the same outputs, bit for bit, on one device.
+#[test]
+fn kernels_of_one_operation_give_the_same_bits() {
+    let pairs = [cases::linear_float::equal_pairs(), cases::attention::equal_pairs()].concat();
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            for (a, b) in &pairs {
+                let found = (run::run(&mut device, a).await, run::run(&mut device, b).await);
+                let what = format!("{} [{}] and {} [{}]", a.kernel.name, a.name, b.kernel.name, b.name);
+                match found {
+                    (Ok(a), Ok(b)) => assert!(a == b, "on {}: {what} differ", device.name()),
+                    (Err(error), _) | (_, Err(error)) => panic!("on {}: {what}: {error}", device.name()),
+                }
+            }
+        }
+    });
+}

@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub max_sequences: u32,
     /// Rows of one step.
     pub max_rows: u32,
+    /// Weights larger than this are split by rows; `None` is what the device can bind.
+    pub max_weight_bytes: Option<u64>,
 }
 
 impl Default for LoadOptions {
@@ -40,6 +42,7 @@ impl Default for LoadOptions {
             context_size: None,
             max_sequences: 1,
             max_rows: 512,
+            max_weight_bytes: None,
         }
     }
 }
@@ -165,6 +168,7 @@ fn declare(
             }
         }
     };
+    let max_buffer_bytes = options.max_weight_bytes.unwrap_or(u64::MAX).min(max_buffer_bytes);
     let model = Model::new(config.clone(), capacity, &WeightsConfig { linear: &linear, table, max_buffer_bytes });
     let integer = |l: &LinearWeights<'_>| matches!(l.linear.format, WeightFormat::Int { .. });
     let widest = model.weights.linears().filter(integer).max_by_key(|l| l.linear.in_features);
