@@ -6,6 +6,17 @@ use std::path::{Path, PathBuf};
 /// Longest `refs/main` that is read, in bytes: it holds a commit's name.
 const LONGEST_REF: u64 = 256;
 
+/// Of the built-in model, in messages.
+const BUILTIN_NAME: &str = "builtin:demo-llama-16m";
+/// The built-in model: quantized, in one shard. Its card is `engine/builtin/README.md`.
+const BUILTIN_FILES: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../builtin/config.json")),
+    ("generation_config.json", include_bytes!("../../builtin/generation_config.json")),
+    ("model.safetensors", include_bytes!("../../builtin/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../builtin/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../builtin/tokenizer_config.json")),
+];
+
 /// A folder of files in Hugging Face layout.
 #[derive(Clone, Debug)]
 pub enum Folder {
@@ -16,7 +27,7 @@ pub enum Folder {
 impl Folder {
     /// The model that is part of the binary.
     pub fn builtin() -> Self {
-        unimplemented!("checkpoint")
+        Self::Embedded { name: BUILTIN_NAME, files: BUILTIN_FILES }
     }
 
     /// `model` is the path of a folder, or `owner/name` in the local Hugging Face cache. Nothing is downloaded.

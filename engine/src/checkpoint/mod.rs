@@ -24,3 +24,4 @@ pub use quantized::{
 pub use safetensors::{Checkpoint, Dtype, DtypeName, TensorInfo};
 pub use source::ByteSource;
 pub use write::{CheckpointWriter, DEFAULT_SHARD_BYTES, NewTensor, WriteError};
+pub(crate) use write::{CopyError, copy_beside};

@@ -78,13 +78,13 @@
 //! With `inv_scale = 1 / input_scale` in f32 and q_max 7 or 127, `q = round_ties_even(clamp(x * inv_scale, ±n_j * q_max))`, and the
 //! integer of part p is `sign(q) * clamp(|q| - p * q_max, 0, q_max)`.
 
-use super::config::MAX_FEATURES;
+use super::config::{MAX_CONFIG_BYTES, MAX_FEATURES};
 use super::json::{Fields, shortened};
 use super::safetensors::{Checkpoint, Dtype};
 use super::{LinearShape, LoadError};
 use crate::tensor::{Bits, Granularity};
 use plateau_shaders::padded;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `quant_method` of this format.
@@ -381,6 +381,16 @@ fn check_linear(checkpoint: &Checkpoint, linear: &LinearShape, format: LinearFor
 }
 
 impl Checkpoint {
+    /// This checkpoint's `config.json` with a `quantization_config`: what the quantized checkpoint has.
+    pub async fn config_with(&self, quantization: &QuantizationConfig) -> Result<Value, LoadError> {
+        let source = self.folder.open("config.json")?;
+        let text = source.read_text(MAX_CONFIG_BYTES).await?;
+        let invalid = |found: String| LoadError::invalid(source.name(), "JSON", found, "an object");
+        let mut config: Map<String, Value> = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        config.insert("quantization_config".to_owned(), quantization.to_json());
+        Ok(Value::Object(config))
+    }
+
     /// How many flat channels linear `name` has beyond its own: the length of its flatten map, bounded.
     fn num_extra_channels(&self, name: &str, in_features: u32) -> Result<u32, LoadError> {
         let map = format!("{name}.flatten_map");
