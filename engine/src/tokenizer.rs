@@ -24,6 +24,8 @@ impl Tokenizer {
         let bytes = source.read_all(MAX_TOKENIZER_BYTES).await?;
         let broken =
             |error: String| LoadError::invalid(&file, "tokenizer", error, "a tokenizer of Hugging Face's format");
+        // The crate panics on some parts that are not JSON, so it only sees what is.
+        serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| broken(error.to_string()))?;
         let mut inner = Inner::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         // Settings for batches of training. Cut off here, a text would lose its end in silence.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
