@@ -4,7 +4,6 @@ use plateau::checkpoint::{Checkpoint, Folder, LoadError, LoadErrorKind};
 use plateau_tests::Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -163,7 +162,7 @@ pub fn assert_refused<T>(result: Result<T, LoadError>, kind: LoadErrorKind, part
 }
 
 #[track_caller]
-pub fn assert_message(error: &(impl std::error::Error + Debug), parts: &[&str]) {
+pub fn assert_message(error: &impl std::error::Error, parts: &[&str]) {
     let message = error.to_string();
     assert!(!message.contains(char::is_control), "not one line: {message:?}");
     for part in parts {
