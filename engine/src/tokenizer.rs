@@ -1,6 +1,7 @@
 //! Text to token ids and back, through the `tokenizers` crate.
 
 use crate::checkpoint::{Folder, LoadError, ModelConfig};
+use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
 const FILE: &str = "tokenizer.json";
@@ -24,6 +25,10 @@ impl Tokenizer {
         let bytes = source.read_all(MAX_TOKENIZER_BYTES).await?;
         let broken =
             |error: String| LoadError::invalid(&file, "tokenizer", error, "a tokenizer of Hugging Face's format");
+        // The crate panics on some parts that are not JSON, so it only sees what is; and on templates that do not add up.
+        let json: Value = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        check_templates(&json["post_processor"]).map_err(broken)?;
+        drop(json);
         let mut inner = Inner::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         // Settings for batches of training. Cut off here, a text would lose its end in silence.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
@@ -72,6 +77,25 @@ impl Tokenizer {
     fn failed(&self, what: &str, error: &tokenizers::Error) -> LoadError {
         LoadError::invalid(&self.file, what, error, "success")
     }
+}
+
+/// Whether the templates of a post-processor name only what is there when one text is encoded; if not, the first that does not.
+fn check_templates(post_processor: &Value) -> Result<(), String> {
+    if let Some(processors) = post_processor["processors"].as_array() {
+        processors.iter().try_for_each(check_templates)?;
+    }
+    for piece in post_processor["single"].as_array().into_iter().flatten() {
+        match piece["SpecialToken"]["id"].as_str() {
+            Some(id) if post_processor["special_tokens"].get(id).is_none() => {
+                return Err(format!("special token '{id}' in a template and not among its special_tokens"));
+            }
+            _ => {}
+        }
+        if piece["Sequence"]["id"] == "B" {
+            return Err("a second text in the template for one".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Gives text as soon as it is whole UTF-8. What the pushes and [`TextStream::finish`] give, joined, is what
