@@ -4,7 +4,7 @@ use crate::args::Inspect;
 use crate::console::{bytes, print, print_json};
 use crate::load;
 use anyhow::Result;
-use plateau::checkpoint::{ActivationScale, Checkpoint, Dtype, LinearFormat, ModelConfig};
+use plateau::checkpoint::{ActivationScale, Checkpoint, LinearFormat, ModelConfig};
 use plateau::session::{LoadOptions, memory_needed};
 use plateau::tensor::Granularity;
 use serde::Serialize;
@@ -71,7 +71,7 @@ struct Memory {
 #[derive(Serialize)]
 struct Tensor<'a> {
     name: &'a str,
-    dtype: &'static str,
+    dtype: &'a str,
     shape: &'a [u64],
     bytes: u64,
     file: &'a str,
@@ -94,14 +94,14 @@ fn describe<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Mod
     let memory = memory_needed(checkpoint, options)?;
     let tensors = checkpoint.tensors.iter().map(|(name, tensor)| Tensor {
         name,
-        dtype: dtype_name(tensor.dtype),
+        dtype: tensor.dtype.name(),
         shape: &tensor.shape,
         bytes: tensor.bytes,
         file: checkpoint.file_of(tensor),
     });
     Ok(Model {
         model: checkpoint.folder.name(),
-        architecture: load::family_name(checkpoint.config.family),
+        architecture: checkpoint.config.family.name(),
         parameters: load::parameters(&checkpoint.config),
         format: load::format_label(checkpoint, options.quant),
         config: config(&checkpoint.config),
@@ -159,17 +159,6 @@ fn format(format: &LinearFormat) -> Format {
             ActivationScale::Dynamic => "dynamic",
             ActivationScale::Static => "static",
         },
-    }
-}
-
-fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "F32",
-        Dtype::F16 => "F16",
-        Dtype::BF16 => "BF16",
-        Dtype::U32 => "U32",
-        Dtype::I32 => "I32",
-        Dtype::U8 => "U8",
     }
 }
 
