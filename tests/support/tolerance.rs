@@ -42,3 +42,7 @@ pub const FLOAT_ATTENTION: Tolerance = Tolerance {
 /// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
 /// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
 pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance { name: "integer epilogue", absolute: 1e-37, relative: 1e-6 };
+
+/// A mean loss from the same f32 logits, both in f64: only the order of up to some hundred thousand additions differs.
+pub const LOSS_OF_SAME_LOGITS: Tolerance =
+    Tolerance { name: "loss of the same logits", absolute: 0.0, relative: 1e-9 };
