@@ -75,12 +75,11 @@ pub fn kv_append(
         v_offset: (shape.heads + shape.kv_heads) * shape.head_dim,
         table_stride: pools.table_stride,
     };
-    let grid = Grid::Fixed(kernels::kv_append_f32::grid(&params));
-    let kernel = match pools.kv_type {
-        KvType::F32 => &kernels::kv_append_f32::KERNEL,
-        KvType::F16 => &kernels::kv_append_f16::KERNEL,
+    let (kernel, grid) = match pools.kv_type {
+        KvType::F32 => (&kernels::kv_append_f32::KERNEL, kernels::kv_append_f32::grid(&params)),
+        KvType::F16 => (&kernels::kv_append_f16::KERNEL, kernels::kv_append_f16::grid(&params)),
     };
-    plan.dispatch(label, kernel, params, grid, &[input.row_info, input.block_table, qkv, pools.k, pools.v]);
+    plan.dispatch(label, kernel, params, Grid::Fixed(grid), &[input.row_info, input.block_table, qkv, pools.k, pools.v]);
 }
 
 /// `y = softmax(q kᵀ / sqrt(head_dim)) v`, causal; y is [rows, heads * head_dim].

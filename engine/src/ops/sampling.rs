@@ -69,7 +69,7 @@ pub fn sample_and_advance(
                 seed_hi: (sampling.seed >> 32) as u32,
             };
             let grid = Grid::Fixed(kernels::sample::grid(&params));
-            let bindings = [buffers.row_info, logits, buffers.chosen];
+            let bindings = [logits, buffers.row_info, buffers.chosen];
             plan.dispatch("sample", &kernels::sample::KERNEL, params, grid, &bindings);
         }
     }

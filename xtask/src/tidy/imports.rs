@@ -15,16 +15,15 @@ const CRATES: [(&str, &[&str]); 6] = [
 
 /// What each module of the engine may import of the others. A plan knows no device, a model knows no executor, and nothing
 /// that runs a model knows how it was quantized. `lib.rs` names them all.
-const MODULES: [(&str, &[&str]); 13] = [
+const MODULES: [(&str, &[&str]); 12] = [
     ("tensor", &[]),
     ("plan", &["tensor"]),
     ("exec", &["plan", "tensor"]),
     ("ops", &["plan", "tensor"]),
     ("checkpoint", &["tensor"]),
-    ("model", &["checkpoint", "ops", "plan", "tensor"]),
+    ("model", &["checkpoint", "ops", "plan", "sampler", "tensor"]),
     ("tokenizer", &["checkpoint"]),
     ("sampler", &[]),
-    ("builtin", &["checkpoint"]),
     (
         "session",
         &[
