@@ -367,7 +367,7 @@ pub struct Quantize {
     /// One weight scale for each tensor instead of one for each output channel
     #[arg(long)]
     pub per_tensor: bool,
-    /// Write into OUT even where it has files
+    /// Write into OUT even where it has other files (another model is never overwritten)
     #[arg(long)]
     pub force: bool,
 }

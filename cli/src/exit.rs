@@ -1,8 +1,9 @@
 //! Errors to exit codes and to one line on stderr.
 
 use plateau::Error;
-use plateau::checkpoint::LoadError;
+use plateau::checkpoint::{LoadError, LoadErrorKind, WriteError};
 use plateau::exec::DeviceError;
+use plateau::quantize::QuantizeError;
 use plateau::session::SessionError;
 use std::io;
 
@@ -73,6 +74,9 @@ pub fn code(error: &anyhow::Error) -> Code {
         if let Some(error) = cause.downcast_ref::<SessionError>() {
             return of_session(error);
         }
+        if let Some(error) = cause.downcast_ref::<QuantizeError>() {
+            return of_quantize(error);
+        }
     }
     Code::Failure
 }
@@ -89,14 +93,20 @@ fn of_cli(error: &CliError) -> Code {
 }
 
 fn of_load(error: &LoadError) -> Code {
+    match error.kind() {
+        LoadErrorKind::NotFound => Code::ModelNotFound,
+        LoadErrorKind::Invalid => Code::InvalidModel,
+    }
+}
+
+fn of_quantize(error: &QuantizeError) -> Code {
     match error {
-        LoadError::NotFound { .. } => Code::ModelNotFound,
-        LoadError::Invalid { .. } => Code::InvalidModel,
-        LoadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            Code::ModelNotFound
+        QuantizeError::Load(error) => of_load(error),
+        QuantizeError::AlreadyQuantized { .. }
+        | QuantizeError::Write(WriteError::Occupied { .. }) => Code::Usage,
+        QuantizeError::Write(WriteError::Io { .. }) | QuantizeError::NeedsCalibration => {
+            Code::Failure
         }
-        // There, but it cannot be read to its end.
-        LoadError::Io { .. } => Code::InvalidModel,
     }
 }
 
@@ -331,6 +341,31 @@ mod tests {
         ];
         for (error, expected) in session {
             let error: anyhow::Error = Error::from(error).into();
+            assert_eq!(code(&error) as u8, expected, "{error}");
+        }
+        let occupied = WriteError::Occupied {
+            folder: text(),
+            file: text(),
+        };
+        let full = WriteError::Io {
+            file: text(),
+            source: io_error(io::ErrorKind::StorageFull),
+        };
+        let quantize: [(QuantizeError, u8); 5] = [
+            (invalid().into(), 4),
+            (occupied.into(), 2),
+            (full.into(), 1),
+            (
+                QuantizeError::AlreadyQuantized {
+                    folder: text(),
+                    recipe: text(),
+                },
+                2,
+            ),
+            (QuantizeError::NeedsCalibration, 1),
+        ];
+        for (error, expected) in quantize {
+            let error: anyhow::Error = error.into();
             assert_eq!(code(&error) as u8, expected, "{error}");
         }
         let cli: [(CliError, u8); 6] = [

@@ -4,10 +4,11 @@ use crate::args::{DeviceArg, FormatArgs, LoadArgs};
 use crate::console::{Console, Unit, bytes};
 use crate::exit::usage;
 use anyhow::Result;
-use plateau::checkpoint::{Checkpoint, Family, Folder, LinearFormat, ModelConfig};
+use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig};
 use plateau::exec::{self, Opened};
 use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
 use plateau::tensor::{Granularity, KvType, Quant};
+use plateau::tokenizer::Tokenizer;
 use std::path::Path;
 
 /// Tokens per sequence where neither the model nor the user asks for fewer: what `LoadOptions::context_size` says.
@@ -29,6 +30,13 @@ pub fn folder(model: Option<&str>) -> Result<Folder> {
 /// The headers of the model: enough to check what was typed before any weight is read.
 pub async fn checkpoint(model: Option<&str>) -> Result<Checkpoint> {
     Ok(Checkpoint::open(folder(model)?).await?)
+}
+
+/// The model's tokenizer, which may not make ids that the model has no row for.
+pub async fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::load(&checkpoint.folder).await?;
+    tokenizer.check_vocab(&checkpoint.config)?;
+    Ok(tokenizer)
 }
 
 pub fn options(format: &FormatArgs, context_size: Option<u32>) -> Result<LoadOptions> {
@@ -142,16 +150,6 @@ fn memory_label(memory: MemoryNeeded, kv_type: KvType) -> String {
     )
 }
 
-/// The family's `model_type`.
-pub fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::Llama => "llama",
-        Family::Mistral => "mistral",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-    }
-}
-
 /// The last part of a model's path or name.
 pub fn short_name(folder: &Folder) -> String {
     let name = folder.name();
@@ -162,24 +160,17 @@ pub fn short_name(folder: &Folder) -> String {
 
 /// Number of weights, embedding and head included (tied: once), from shapes alone.
 pub fn parameters(config: &ModelConfig) -> u64 {
-    let [hidden, intermediate, vocab] = [
-        config.hidden_size,
-        config.intermediate_size,
-        config.vocab_size,
-    ]
-    .map(u64::from);
-    let q = u64::from(config.num_attention_heads) * u64::from(config.head_dim);
-    let kv = u64::from(config.num_key_value_heads) * u64::from(config.head_dim);
-    let bias = |present: bool, count: u64| if present { count } else { 0 };
-    let attention = 2 * hidden * q + 2 * hidden * kv;
-    let mlp = 3 * hidden * intermediate;
-    let norms = 2 * hidden + bias(config.qk_norm, 2 * u64::from(config.head_dim));
-    let biases = bias(config.qkv_bias, q + 2 * kv)
-        + bias(config.output_bias, hidden)
-        + bias(config.mlp_bias, 2 * intermediate + hidden);
-    let layer = attention + mlp + norms + biases;
-    let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    tables * vocab * hidden + u64::from(config.num_hidden_layers) * layer + hidden
+    let table = u64::from(config.vocab_size) * u64::from(config.hidden_size);
+    let linears = config.linears().into_iter().map(|linear| {
+        let bias = if linear.bias {
+            u64::from(linear.out_features)
+        } else {
+            0
+        };
+        u64::from(linear.in_features) * u64::from(linear.out_features) + bias
+    });
+    let norms = config.norms().into_iter().map(|(_, len)| u64::from(len));
+    config.tables().len() as u64 * table + linears.sum::<u64>() + norms.sum::<u64>()
 }
 
 #[cfg(test)]

@@ -16,8 +16,15 @@ pub struct RawTensor {
 }
 
 pub fn f32_tensor(shape: &[u64], values: &[f32]) -> RawTensor {
-    let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    RawTensor { dtype: "F32".to_owned(), shape: shape.to_vec(), data }
+    let data = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    RawTensor {
+        dtype: "F32".to_owned(),
+        shape: shape.to_vec(),
+        data,
+    }
 }
 
 /// A model's files before they are written.
@@ -62,7 +69,10 @@ pub fn tiny() -> Model {
     for layer in 0..2 {
         let layer = format!("model.layers.{layer}");
         add(format!("{layer}.input_layernorm.weight"), &[HIDDEN]);
-        add(format!("{layer}.post_attention_layernorm.weight"), &[HIDDEN]);
+        add(
+            format!("{layer}.post_attention_layernorm.weight"),
+            &[HIDDEN],
+        );
         let linears = [
             ("self_attn.q_proj", 24, HIDDEN),
             ("self_attn.k_proj", 12, HIDDEN),
@@ -73,23 +83,36 @@ pub fn tiny() -> Model {
             ("mlp.down_proj", HIDDEN, 70),
         ];
         for (name, out_features, in_features) in linears {
-            add(format!("{layer}.{name}.weight"), &[out_features, in_features]);
+            add(
+                format!("{layer}.{name}.weight"),
+                &[out_features, in_features],
+            );
             add(format!("{layer}.{name}.bias"), &[out_features]);
         }
     }
-    Model { config, tensors, tokenizer: Some(byte_level_tokenizer(&[])) }
+    Model {
+        config,
+        tensors,
+        tokenizer: Some(byte_level_tokenizer(&[])),
+    }
 }
 
 impl Model {
     pub fn tensor(&mut self, name: &str) -> &mut RawTensor {
-        self.tensors.get_mut(name).unwrap_or_else(|| panic!("the tiny model has {name}"))
+        self.tensors
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("the tiny model has {name}"))
     }
 
     /// Everything in a fresh folder, with one `model.safetensors`.
     pub fn write(&self) -> TempDir {
         let folder = tempfile::tempdir().expect("a temporary folder");
         self.write_beside_weights(folder.path());
-        write(folder.path(), "model.safetensors", &safetensors(&self.tensors));
+        write(
+            folder.path(),
+            "model.safetensors",
+            &safetensors(&self.tensors),
+        );
         folder
     }
 
@@ -108,7 +131,11 @@ impl Model {
         }
         let mut index = json!({ "metadata": { "total_size": 1 }, "weight_map": weight_map });
         change(&mut index);
-        write(folder.path(), "model.safetensors.index.json", index.to_string().as_bytes());
+        write(
+            folder.path(),
+            "model.safetensors.index.json",
+            index.to_string().as_bytes(),
+        );
         folder
     }
 
@@ -156,7 +183,9 @@ pub fn open(folder: &Path) -> Result<Checkpoint, LoadError> {
 /// The result is an error of that kind whose message is one line with all of `parts`.
 #[track_caller]
 pub fn assert_refused<T>(result: Result<T, LoadError>, kind: LoadErrorKind, parts: &[&str]) {
-    let Err(error) = result else { panic!("expected an error with {parts:?}") };
+    let Err(error) = result else {
+        panic!("expected an error with {parts:?}")
+    };
     assert_message(&error, parts);
     assert_eq!(error.kind(), kind, "{error}");
 }
@@ -164,7 +193,10 @@ pub fn assert_refused<T>(result: Result<T, LoadError>, kind: LoadErrorKind, part
 #[track_caller]
 pub fn assert_message(error: &impl std::error::Error, parts: &[&str]) {
     let message = error.to_string();
-    assert!(!message.contains(char::is_control), "not one line: {message:?}");
+    assert!(
+        !message.contains(char::is_control),
+        "not one line: {message:?}"
+    );
     for part in parts {
         assert!(message.contains(part), "no {part:?} in: {message}");
     }
@@ -185,7 +217,11 @@ pub fn byte_characters() -> [char; 256] {
 pub fn byte_level_tokenizer(words: &[String]) -> String {
     let default: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
     let words = if words.is_empty() { &default } else { words };
-    let vocab: BTreeMap<&String, usize> = words.iter().enumerate().map(|(id, word)| (word, id)).collect();
+    let vocab: BTreeMap<&String, usize> = words
+        .iter()
+        .enumerate()
+        .map(|(id, word)| (word, id))
+        .collect();
     json!({
         "version": "1.0",
         "added_tokens": [],

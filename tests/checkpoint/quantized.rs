@@ -1,9 +1,11 @@
 //! The quantized checkpoint: rounding, writing, reading, refusing.
 
-use crate::files::{HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write};
+use crate::files::{
+    HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write,
+};
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind, QuantizationConfig,
-    check_flatten_map,
+    ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind,
+    QuantizationConfig, check_flatten_map,
 };
 use plateau::quantize::{round_to_nearest, round_to_nearest_in_shards};
 use plateau::tensor::{Bits, Granularity};
@@ -24,9 +26,18 @@ fn formats() -> Vec<LinearFormat> {
     let mut formats = Vec::new();
     for weight_scale in [Granularity::PerChannel, Granularity::PerTensor] {
         for group_size in LinearFormat::GROUP_SIZES {
-            formats.push(LinearFormat { weight_scale, group_size, ..W4 });
+            formats.push(LinearFormat {
+                weight_scale,
+                group_size,
+                ..W4
+            });
         }
-        formats.push(LinearFormat { weight_bits: Bits::Int8, group_size: 0, weight_scale, ..W4 });
+        formats.push(LinearFormat {
+            weight_bits: Bits::Int8,
+            group_size: 0,
+            weight_scale,
+            ..W4
+        });
     }
     formats
 }
@@ -35,7 +46,11 @@ fn formats() -> Vec<LinearFormat> {
 fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = std::fs::read_dir(folder).expect("a folder").map(|entry| {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
         (name, std::fs::read(path).expect("readable"))
     });
     files.collect()
@@ -43,7 +58,14 @@ fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn round(checkpoint: &Checkpoint, format: LinearFormat, shard_bytes: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    block_on(round_to_nearest_in_shards(checkpoint, folder.path(), format, shard_bytes, &mut |_| {})).expect("rounded");
+    block_on(round_to_nearest_in_shards(
+        checkpoint,
+        folder.path(),
+        format,
+        shard_bytes,
+        &mut |_| {},
+    ))
+    .expect("rounded");
     folder
 }
 
@@ -65,7 +87,12 @@ fn integers(words: &[u32], bits: Bits) -> Vec<i32> {
 }
 
 /// A linear's weights as the format gives them, [out, in], with the step of each.
-fn dequantize(checkpoint: &Checkpoint, name: &str, format: LinearFormat, shape: [usize; 2]) -> Vec<(f64, f64)> {
+fn dequantize(
+    checkpoint: &Checkpoint,
+    name: &str,
+    format: LinearFormat,
+    shape: [usize; 2],
+) -> Vec<(f64, f64)> {
     let [out_features, in_features] = shape;
     let words = |suffix: &str, len: u32| {
         let len = len as usize * out_features;
@@ -74,13 +101,25 @@ fn dequantize(checkpoint: &Checkpoint, name: &str, format: LinearFormat, shape: 
     let row_words = format.row_words(in_features as u32);
     let qweight = words("qweight", row_words);
     let multiplier_words = format.multiplier_words(in_features as u32) as usize;
-    let multipliers = if multiplier_words > 0 { words("multipliers", multiplier_words as u32) } else { Vec::new() };
+    let multipliers = if multiplier_words > 0 {
+        words("multipliers", multiplier_words as u32)
+    } else {
+        Vec::new()
+    };
     let num_scales = format.num_scales(out_features as u32) as usize;
-    let scales = block_on(checkpoint.read_scales(&format!("{name}.scales"), num_scales)).expect("valid");
+    let scales =
+        block_on(checkpoint.read_scales(&format!("{name}.scales"), num_scales)).expect("valid");
     let mut weights = Vec::new();
     for row in 0..out_features {
-        let row_integers = integers(&qweight[row * row_words as usize..][..row_words as usize], format.weight_bits);
-        assert!(row_integers[in_features..].iter().all(|&padding| padding == 0));
+        let row_integers = integers(
+            &qweight[row * row_words as usize..][..row_words as usize],
+            format.weight_bits,
+        );
+        assert!(
+            row_integers[in_features..]
+                .iter()
+                .all(|&padding| padding == 0)
+        );
         for feature in 0..in_features {
             let multiplier = match (feature as u32).checked_div(format.group_size) {
                 None => 1,
@@ -106,28 +145,56 @@ fn rounding_is_within_half_a_step_of_every_weight() {
         let quantized = open(rounded.path()).expect("valid");
         let found = quantized.quantization.as_ref().expect("quantized");
         assert_eq!(*found, QuantizationConfig::new("round to nearest", format));
-        let table =
-            LinearFormat { weight_bits: Bits::Int8, group_size: 0, weight_scale: Granularity::PerChannel, ..format };
+        let table = LinearFormat {
+            weight_bits: Bits::Int8,
+            group_size: 0,
+            weight_scale: Granularity::PerChannel,
+            ..format
+        };
         let mut weights = vec![
-            ("model.embed_tokens".to_owned(), [VOCAB as usize, HIDDEN as usize], table),
-            ("lm_head".to_owned(), [VOCAB as usize, HIDDEN as usize], table),
+            (
+                "model.embed_tokens".to_owned(),
+                [VOCAB as usize, HIDDEN as usize],
+                table,
+            ),
+            (
+                "lm_head".to_owned(),
+                [VOCAB as usize, HIDDEN as usize],
+                table,
+            ),
         ];
         for linear in float.config.linears() {
             let bias = format!("{}.bias", linear.name);
-            let read = |checkpoint: &Checkpoint| block_on(checkpoint.read_f32(&bias, 0, linear.out_features as usize));
-            assert_eq!(read(&quantized).expect("there"), read(&float).expect("there"));
-            weights.push((linear.name, [linear.out_features as usize, linear.in_features as usize], format));
+            let read = |checkpoint: &Checkpoint| {
+                block_on(checkpoint.read_f32(&bias, 0, linear.out_features as usize))
+            };
+            assert_eq!(
+                read(&quantized).expect("there"),
+                read(&float).expect("there")
+            );
+            weights.push((
+                linear.name,
+                [linear.out_features as usize, linear.in_features as usize],
+                format,
+            ));
         }
         for (name, shape, format) in weights {
-            let expected = block_on(float.read_f32(&format!("{name}.weight"), 0, shape[0] * shape[1])).expect("there");
+            let expected =
+                block_on(float.read_f32(&format!("{name}.weight"), 0, shape[0] * shape[1]))
+                    .expect("there");
             let found = dequantize(&quantized, &name, format, shape);
             for (i, (&expected, (found, step))) in expected.iter().zip(found).enumerate() {
                 let error = (f64::from(expected) - found).abs();
-                assert!(error <= step * 0.50001, "{format:?} {name} {i}: {expected} became {found}, step {step}");
+                assert!(
+                    error <= step * 0.50001,
+                    "{format:?} {name} {i}: {expected} became {found}, step {step}"
+                );
             }
         }
         for (norm, len) in float.config.norms() {
-            let read = |checkpoint: &Checkpoint| block_on(checkpoint.read_f32(&norm, 0, len as usize)).expect("there");
+            let read = |checkpoint: &Checkpoint| {
+                block_on(checkpoint.read_f32(&norm, 0, len as usize)).expect("there")
+            };
             assert_eq!(read(&quantized), read(&float));
         }
     }
@@ -140,13 +207,27 @@ fn int4_words_are_laid_out_as_the_format_says() {
     let mut row = vec![0.0; HIDDEN as usize];
     row[..8].copy_from_slice(&[-7.0, -1.0, 0.0, 1.0, 2.0, 3.5, 4.5, 7.0]);
     let rows = row.repeat(12);
-    model.tensors.insert("model.layers.0.self_attn.k_proj.weight".to_owned(), f32_tensor(&[12, HIDDEN], &rows));
+    model.tensors.insert(
+        "model.layers.0.self_attn.k_proj.weight".to_owned(),
+        f32_tensor(&[12, HIDDEN], &rows),
+    );
     let folder = model.write();
-    let rounded = round(&open(folder.path()).expect("valid"), LinearFormat { group_size: 0, ..W4 }, u64::MAX);
+    let rounded = round(
+        &open(folder.path()).expect("valid"),
+        LinearFormat {
+            group_size: 0,
+            ..W4
+        },
+        u64::MAX,
+    );
     let quantized = open(rounded.path()).expect("valid");
-    let words = block_on(quantized.read_u32("model.layers.0.self_attn.k_proj.qweight", 0, 4)).expect("there");
+    let words = block_on(quantized.read_u32("model.layers.0.self_attn.k_proj.qweight", 0, 4))
+        .expect("there");
     // Low nibbles -7 -1 0 1, high nibbles 2 4 4 7 (ties to even), each plus 8.
-    assert_eq!(words, [0xf9_c8_c7_a1, 0x8888_8888, 0x8888_8888, 0x8888_8888]);
+    assert_eq!(
+        words,
+        [0xf9_c8_c7_a1, 0x8888_8888, 0x8888_8888, 0x8888_8888]
+    );
 }
 
 #[test]
@@ -164,9 +245,18 @@ fn rows_of_zeros_have_a_scale_of_zero() {
     for format in formats() {
         let rounded = round(&float, format, u64::MAX);
         let quantized = open(rounded.path()).expect("valid");
-        let weights = dequantize(&quantized, "model.layers.0.mlp.up_proj", format, [70, HIDDEN as usize]);
-        assert!(weights.iter().all(|&weight| weight == (0.0, 0.0)), "{format:?}");
-        let scales = block_on(quantized.read_scales("model.embed_tokens.scales", VOCAB as usize)).expect("valid");
+        let weights = dequantize(
+            &quantized,
+            "model.layers.0.mlp.up_proj",
+            format,
+            [70, HIDDEN as usize],
+        );
+        assert!(
+            weights.iter().all(|&weight| weight == (0.0, 0.0)),
+            "{format:?}"
+        );
+        let scales = block_on(quantized.read_scales("model.embed_tokens.scales", VOCAB as usize))
+            .expect("valid");
         assert_eq!(scales, [0.0; VOCAB as usize]);
     }
 }
@@ -180,8 +270,14 @@ fn the_same_model_makes_the_same_bytes() {
         bytes_of(rounded.path())
     });
     assert_eq!(first, second);
-    assert_eq!(first.keys().collect::<Vec<_>>(), ["config.json", "model.safetensors", "tokenizer.json"]);
-    assert_eq!(first["tokenizer.json"], bytes_of(folder.path())["tokenizer.json"]);
+    assert_eq!(
+        first.keys().collect::<Vec<_>>(),
+        ["config.json", "model.safetensors", "tokenizer.json"]
+    );
+    assert_eq!(
+        first["tokenizer.json"],
+        bytes_of(folder.path())["tokenizer.json"]
+    );
 }
 
 #[test]
@@ -189,7 +285,9 @@ fn shards_hold_what_one_file_holds() {
     let folder = tiny().write();
     let float = open(folder.path()).expect("valid");
     let single = round(&float, W4, u64::MAX);
-    let single = open(single.path()).map(|checkpoint| (checkpoint, single)).expect("valid");
+    let single = open(single.path())
+        .map(|checkpoint| (checkpoint, single))
+        .expect("valid");
     // 1: every tensor is a shard of its own.
     for shard_bytes in [1, 1500, 5000] {
         let rounded = round(&float, W4, shard_bytes);
@@ -197,13 +295,16 @@ fn shards_hold_what_one_file_holds() {
         assert!(sharded.files().len() > 2);
         assert_eq!(sharded.tensors.len(), single.0.tensors.len());
         for (name, info) in &single.0.tensors {
-            let other = sharded.expect_dtype(name, &info.shape, info.dtype).expect("there");
+            let other = sharded
+                .expect_dtype(name, &info.shape, info.dtype)
+                .expect("there");
             let mut bytes = [vec![0; info.bytes as usize], vec![0; other.bytes as usize]];
             block_on(single.0.read(name, 0, &mut bytes[0])).expect("there");
             block_on(sharded.read(name, 0, &mut bytes[1])).expect("there");
             assert_eq!(bytes[0], bytes[1], "{name}");
         }
-        let index = std::fs::read_to_string(rounded.path().join("model.safetensors.index.json")).expect("there");
+        let index = std::fs::read_to_string(rounded.path().join("model.safetensors.index.json"))
+            .expect("there");
         let index: Value = serde_json::from_str(&index).expect("JSON");
         let total: u64 = single.0.tensors.values().map(|info| info.bytes).sum();
         assert_eq!(index["metadata"]["total_size"], total);
@@ -217,7 +318,10 @@ fn the_official_crate_reads_what_is_written() {
     let bytes = std::fs::read(rounded.path().join("model.safetensors")).expect("there");
     let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("valid");
     let scales = tensors.tensor("lm_head.scales").expect("there");
-    assert_eq!((scales.dtype(), scales.shape()), (safetensors::Dtype::F32, &[VOCAB as usize][..]));
+    assert_eq!(
+        (scales.dtype(), scales.shape()),
+        (safetensors::Dtype::F32, &[VOCAB as usize][..])
+    );
 }
 
 #[test]
@@ -226,10 +330,16 @@ fn progress_ends_at_its_total() {
     let out = tempfile::tempdir().expect("a temporary folder");
     let mut steps = Vec::new();
     let checkpoint = open(folder.path()).expect("valid");
-    block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |step| steps.push((step.done, step.total))))
-        .expect("rounded");
+    block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |step| {
+        steps.push((step.done, step.total))
+    }))
+    .expect("rounded");
     assert!(steps.is_sorted());
-    assert!(steps.last().is_some_and(|(done, total)| done == total && *total > 0));
+    assert!(
+        steps
+            .last()
+            .is_some_and(|(done, total)| done == total && *total > 0)
+    );
 }
 
 #[test]
@@ -237,17 +347,26 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
     let folder = tiny().write();
     let float = open(folder.path()).expect("valid");
     let before = bytes_of(folder.path());
-    let occupied = block_on(round_to_nearest(&float, folder.path(), W4, &mut |_| {})).expect_err("occupied");
-    assert_message(&occupied, &[&folder.path().display().to_string(), "already"]);
+    let occupied =
+        block_on(round_to_nearest(&float, folder.path(), W4, &mut |_| {})).expect_err("occupied");
+    assert_message(
+        &occupied,
+        &[&folder.path().display().to_string(), "already"],
+    );
     assert_eq!(bytes_of(folder.path()), before);
 
     let rounded = round(&float, W4, u64::MAX);
     let out = tempfile::tempdir().expect("a temporary folder");
     let quantized = open(rounded.path()).expect("valid");
-    let twice = block_on(round_to_nearest(&quantized, out.path(), W4, &mut |_| {})).expect_err("quantized");
+    let twice =
+        block_on(round_to_nearest(&quantized, out.path(), W4, &mut |_| {})).expect_err("quantized");
     assert_message(&twice, &["quantized already", "round to nearest"]);
-    let fixed = LinearFormat { activation_scale: ActivationScale::Static, ..W4 };
-    let uncalibrated = block_on(round_to_nearest(&float, out.path(), fixed, &mut |_| {})).expect_err("no calibration");
+    let fixed = LinearFormat {
+        activation_scale: ActivationScale::Static,
+        ..W4
+    };
+    let uncalibrated = block_on(round_to_nearest(&float, out.path(), fixed, &mut |_| {}))
+        .expect_err("no calibration");
     assert_message(&uncalibrated, &["calibration"]);
 }
 
@@ -258,15 +377,25 @@ fn weights_that_are_not_finite_are_not_rounded() {
     let folder = model.write();
     let out = tempfile::tempdir().expect("a temporary folder");
     let checkpoint = open(folder.path()).expect("headers are valid");
-    let error = block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |_| {})).expect_err("NaN");
-    assert_message(&error, &["model.safetensors", "lm_head.weight", "element 0", "NaN"]);
-    assert!(!out.path().join("config.json").exists(), "what is not whole does not look like a model");
+    let error =
+        block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |_| {})).expect_err("NaN");
+    assert_message(
+        &error,
+        &["model.safetensors", "lm_head.weight", "element 0", "NaN"],
+    );
+    assert!(
+        !out.path().join("config.json").exists(),
+        "what is not whole does not look like a model"
+    );
 }
 
 // Reading.
 
 fn parse(quantization: Value) -> Result<Option<QuantizationConfig>, LoadError> {
-    QuantizationConfig::parse("config.json", &json!({ "quantization_config": quantization }).to_string())
+    QuantizationConfig::parse(
+        "config.json",
+        &json!({ "quantization_config": quantization }).to_string(),
+    )
 }
 
 #[test]
@@ -279,9 +408,17 @@ fn a_config_is_read_as_it_was_written() {
         activation_bits: Bits::Int4,
         activation_scale: ActivationScale::Static,
     };
-    config.overrides.insert("model.layers.0.mlp.down_proj".to_owned(), other);
-    config.kv_prefix = Some(KvPrefix { tokens: 4, file: "prefix.safetensors".to_owned() });
-    assert_eq!(parse(config.to_json()).expect("valid"), Some(config.clone()));
+    config
+        .overrides
+        .insert("model.layers.0.mlp.down_proj".to_owned(), other);
+    config.kv_prefix = Some(KvPrefix {
+        tokens: 4,
+        file: "prefix.safetensors".to_owned(),
+    });
+    assert_eq!(
+        parse(config.to_json()).expect("valid"),
+        Some(config.clone())
+    );
     assert_eq!(config.format("model.layers.0.mlp.down_proj"), other);
     assert_eq!(config.format("model.layers.1.mlp.down_proj"), W4);
     assert_eq!(parse(Value::Null).expect("valid"), None);
@@ -289,15 +426,33 @@ fn a_config_is_read_as_it_was_written() {
 
 #[test]
 fn checkpoints_of_other_methods_are_refused_by_name() {
-    for method in ["gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4", "quanto"] {
+    for method in [
+        "gptq",
+        "awq",
+        "fp8",
+        "bitsandbytes",
+        "compressed-tensors",
+        "mxfp4",
+        "quanto",
+    ] {
         let mut model = tiny();
-        model.config["quantization_config"] = json!({ "quant_method": method, "bits": 4, "group_size": 128 });
-        let parts = ["config.json", "quantization_config.quant_method", &format!("found '{method}'"), "'flattenquant'"];
+        model.config["quantization_config"] =
+            json!({ "quant_method": method, "bits": 4, "group_size": 128 });
+        let parts = [
+            "config.json",
+            "quantization_config.quant_method",
+            &format!("found '{method}'"),
+            "'flattenquant'",
+        ];
         assert_refused(open(model.write().path()), LoadErrorKind::Invalid, &parts);
     }
     let mut model = tiny();
     model.config["quantization_config"] = json!({ "load_in_4bit": true });
-    assert_refused(open(model.write().path()), LoadErrorKind::Invalid, &["config.json", "found 'bitsandbytes'"]);
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "found 'bitsandbytes'"],
+    );
     model.config["quantization_config"] = json!({ "bits": 4 });
     assert_refused(
         open(model.write().path()),
@@ -305,7 +460,11 @@ fn checkpoints_of_other_methods_are_refused_by_name() {
         &["config.json", "quant_method", "found nothing"],
     );
     model.config["quantization_config"] = json!("gptq");
-    assert_refused(open(model.write().path()), LoadErrorKind::Invalid, &["config.json", "found \"gptq\"", "an object"]);
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "found \"gptq\"", "an object"],
+    );
     let mut model = tiny();
     model.config["compression_config"] = json!({ "format": "pack-quantized" });
     assert_refused(
@@ -325,18 +484,66 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
     let refused = |path: &str, value: Value, parts: &[&str]| {
         assert_refused(changed(path, value), LoadErrorKind::Invalid, parts);
     };
-    refused("/version", json!(2), &["quantization_config.version", "found 2", "expected 1"]);
-    refused("/default/weight_bits", json!(3), &["quantization_config.default.weight_bits", "found 3", "4 or 8"]);
-    refused("/default/activation_bits", json!(16), &["default.activation_bits", "found 16", "4 or 8"]);
-    refused("/default/group_size", json!(48), &["default.group_size", "found 48", "0, 32, 64 or 128"]);
-    refused("/default/weight_bits", json!(8), &["default.group_size", "found 32", "0 where weight_bits is 8"]);
-    refused("/default/weight_scale", json!("row"), &["default.weight_scale", "found 'row'", "'channel' or 'tensor'"]);
-    refused("/default/activation_scale", json!(null), &["default.activation_scale", "found nothing"]);
-    refused("/overrides", json!({ "a": 4 }), &["quantization_config.overrides.a", "found 4", "an object"]);
-    refused("/kv_prefix", json!({ "tokens": 0 }), &["quantization_config.kv_prefix.tokens", "found 0"]);
+    refused(
+        "/version",
+        json!(2),
+        &["quantization_config.version", "found 2", "expected 1"],
+    );
+    refused(
+        "/default/weight_bits",
+        json!(3),
+        &[
+            "quantization_config.default.weight_bits",
+            "found 3",
+            "4 or 8",
+        ],
+    );
+    refused(
+        "/default/activation_bits",
+        json!(16),
+        &["default.activation_bits", "found 16", "4 or 8"],
+    );
+    refused(
+        "/default/group_size",
+        json!(48),
+        &["default.group_size", "found 48", "0, 32, 64 or 128"],
+    );
+    refused(
+        "/default/weight_bits",
+        json!(8),
+        &["default.group_size", "found 32", "0 where weight_bits is 8"],
+    );
+    refused(
+        "/default/weight_scale",
+        json!("row"),
+        &[
+            "default.weight_scale",
+            "found 'row'",
+            "'channel' or 'tensor'",
+        ],
+    );
+    refused(
+        "/default/activation_scale",
+        json!(null),
+        &["default.activation_scale", "found nothing"],
+    );
+    refused(
+        "/overrides",
+        json!({ "a": 4 }),
+        &["quantization_config.overrides.a", "found 4", "an object"],
+    );
+    refused(
+        "/kv_prefix",
+        json!({ "tokens": 0 }),
+        &["quantization_config.kv_prefix.tokens", "found 0"],
+    );
     let mut config = QuantizationConfig::new("a recipe", W4).to_json();
     config["zero_points"] = json!(true);
-    assert_refused(parse(config), LoadErrorKind::Invalid, &["quantization_config.zero_points", "version 1"]);
+    assert_refused(
+        parse(config),
+        LoadErrorKind::Invalid,
+        &["quantization_config.zero_points", "version 1"],
+    );
 }
 
 /// The tiny model, rounded, with its config changed.
@@ -361,23 +568,47 @@ fn tensors_that_do_not_fit_the_format_are_refused() {
     assert_refused(
         bits,
         LoadErrorKind::Invalid,
-        &["model.layers.0.self_attn.q_proj.qweight", "found [24, 4]", "[24, 8]"],
+        &[
+            "model.layers.0.self_attn.q_proj.qweight",
+            "found [24, 4]",
+            "[24, 8]",
+        ],
     );
     let scale = rounded_with(|config| config["default"]["weight_scale"] = "tensor".into());
-    assert_refused(scale, LoadErrorKind::Invalid, &["q_proj.scales", "found [24]", "expected [1]"]);
+    assert_refused(
+        scale,
+        LoadErrorKind::Invalid,
+        &["q_proj.scales", "found [24]", "expected [1]"],
+    );
     let fixed = rounded_with(|config| config["default"]["activation_scale"] = "static".into());
-    assert_refused(fixed, LoadErrorKind::Invalid, &["q_proj.input_scale", "found nothing"]);
+    assert_refused(
+        fixed,
+        LoadErrorKind::Invalid,
+        &["q_proj.input_scale", "found nothing"],
+    );
     let unknown = rounded_with(|config| config["overrides"]["lm_head"] = config["default"].clone());
     assert_refused(
         unknown,
         LoadErrorKind::Invalid,
-        &["config.json", "overrides", "'lm_head'", "a linear of this model"],
+        &[
+            "config.json",
+            "overrides",
+            "'lm_head'",
+            "a linear of this model",
+        ],
     );
-    let prefix = rounded_with(|config| config["kv_prefix"] = json!({ "tokens": 4, "file": "prefix.safetensors" }));
+    let prefix = rounded_with(|config| {
+        config["kv_prefix"] = json!({ "tokens": 4, "file": "prefix.safetensors" })
+    });
     assert_refused(
         prefix,
         LoadErrorKind::Invalid,
-        &["config.json", "kv_prefix", "4 tokens", "does not read stored prefixes"],
+        &[
+            "config.json",
+            "kv_prefix",
+            "4 tokens",
+            "does not read stored prefixes",
+        ],
     );
 }
 
@@ -402,28 +633,75 @@ fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
     let kernel = check_flatten_map(&MAP, &INDEX).expect("valid");
     assert_eq!(kernel[..5], [1, 3, 1, 1, 2]);
     assert_eq!(kernel[5..], MAP);
-    assert_eq!(check_flatten_map(&[], &[0, 1, 0, 1]).expect("valid"), [1, 1]);
+    assert_eq!(
+        check_flatten_map(&[], &[0, 1, 0, 1]).expect("valid"),
+        [1, 1]
+    );
 }
 
 #[test]
 fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
     let refused = |map: &[u32], index: &[u32], parts: &[&str]| {
         let wrong = check_flatten_map(map, index).expect_err("wrong");
-        let message = format!("{}: found {}, expected {}", wrong.what, wrong.found, wrong.expected);
-        parts.iter().for_each(|part| assert!(message.contains(part), "no {part:?} in: {message}"));
+        let message = format!(
+            "{}: found {}, expected {}",
+            wrong.what, wrong.found, wrong.expected
+        );
+        parts
+            .iter()
+            .for_each(|part| assert!(message.contains(part), "no {part:?} in: {message}"));
     };
     let index = |at: usize, value: u32| {
         let mut index = INDEX;
         index[at] = value;
         index
     };
-    refused(&MAP, &index(1, 0), &["parts of channel 0", "found 0", "1 to 255"]);
+    refused(
+        &MAP,
+        &index(1, 0),
+        &["parts of channel 0", "found 0", "1 to 255"],
+    );
     refused(&MAP, &index(1, 256), &["parts of channel 0", "found 256"]);
-    refused(&MAP, &index(0, 1), &["first extra channel of channel 0", "found 1", "expected 0"]);
-    refused(&MAP, &index(3, 2), &["extra channel 1", "does not name", "0x02000001", "0xff000000"]);
-    refused(&MAP, &index(3, 4), &["extra channel 2", "part 3 of channel 1", "0xff000000", "0x03000001"]);
-    refused(&MAP, &index(2, u32::MAX), &["extra channel 4294967295", "the map's end"]);
-    refused(&MAP, &index(8, 0), &["extra channel 0", "part 1 of channel 4", "0x01000001", "0x01000004"]);
+    refused(
+        &MAP,
+        &index(0, 1),
+        &["first extra channel of channel 0", "found 1", "expected 0"],
+    );
+    refused(
+        &MAP,
+        &index(3, 2),
+        &[
+            "extra channel 1",
+            "does not name",
+            "0x02000001",
+            "0xff000000",
+        ],
+    );
+    refused(
+        &MAP,
+        &index(3, 4),
+        &[
+            "extra channel 2",
+            "part 3 of channel 1",
+            "0xff000000",
+            "0x03000001",
+        ],
+    );
+    refused(
+        &MAP,
+        &index(2, u32::MAX),
+        &["extra channel 4294967295", "the map's end"],
+    );
+    refused(
+        &MAP,
+        &index(8, 0),
+        &[
+            "extra channel 0",
+            "part 1 of channel 4",
+            "0x01000001",
+            "0x01000004",
+        ],
+    );
     refused(&[1], &[0, 1, 0, 1], &["extra channel 0", "does not name"]);
 }
 
@@ -431,7 +709,14 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
 fn static_activations_are_read_with_their_map() {
     let folder = tiny().write();
     let float = open(folder.path()).expect("valid");
-    let rounded = round(&float, LinearFormat { group_size: 0, ..W4 }, u64::MAX);
+    let rounded = round(
+        &float,
+        LinearFormat {
+            group_size: 0,
+            ..W4
+        },
+        u64::MAX,
+    );
     // One linear becomes static: 20 channels and 4 extra ones still fit the 32 that its words have room for.
     let name = "model.layers.1.mlp.gate_proj";
     let mut index: Vec<u32> = [0, 1].repeat(HIDDEN as usize);
@@ -444,7 +729,14 @@ fn static_activations_are_read_with_their_map() {
         for (name, view) in old.tensors() {
             let shape = view.shape().iter().map(|&size| size as u64).collect();
             let dtype = format!("{:?}", view.dtype());
-            tensors.insert(name, crate::files::RawTensor { dtype, shape, data: view.data().to_vec() });
+            tensors.insert(
+                name,
+                crate::files::RawTensor {
+                    dtype,
+                    shape,
+                    data: view.data().to_vec(),
+                },
+            );
         }
         let words = |shape: &[u64], words: &[u32]| crate::files::RawTensor {
             dtype: "U32".to_owned(),
@@ -452,11 +744,27 @@ fn static_activations_are_read_with_their_map() {
             data: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
         };
         tensors.insert(format!("{name}.input_scale"), f32_tensor(&[1], &[scale]));
-        tensors.insert(format!("{name}.flatten_map"), words(&[map.len() as u64], map));
+        tensors.insert(
+            format!("{name}.flatten_map"),
+            words(&[map.len() as u64], map),
+        );
         tensors.insert(format!("{name}.flatten_index"), words(&[HIDDEN, 2], &index));
-        write(rounded.path(), "model.safetensors", &crate::files::safetensors(&tensors));
-        let mut quantization = QuantizationConfig::new("by hand", LinearFormat { group_size: 0, ..W4 });
-        let fixed = LinearFormat { activation_scale: ActivationScale::Static, ..quantization.default };
+        write(
+            rounded.path(),
+            "model.safetensors",
+            &crate::files::safetensors(&tensors),
+        );
+        let mut quantization = QuantizationConfig::new(
+            "by hand",
+            LinearFormat {
+                group_size: 0,
+                ..W4
+            },
+        );
+        let fixed = LinearFormat {
+            activation_scale: ActivationScale::Static,
+            ..quantization.default
+        };
         quantization.overrides.insert(name.to_owned(), fixed);
         let config = block_on(float.config_with(&quantization)).expect("valid");
         write(rounded.path(), "config.json", config.to_string().as_bytes());
@@ -464,7 +772,10 @@ fn static_activations_are_read_with_their_map() {
     };
 
     let checkpoint = static_tensors(0.25, &MAP).expect("valid");
-    assert_eq!(block_on(checkpoint.read_input_scale(name)).expect("valid"), 0.25);
+    assert_eq!(
+        block_on(checkpoint.read_input_scale(name)).expect("valid"),
+        0.25
+    );
     let kernel = block_on(checkpoint.read_flatten_map(name, HIDDEN as u32)).expect("valid");
     assert_eq!(kernel.len(), HIDDEN as usize + MAP.len());
     assert_eq!(kernel[..6], [1, 3, 1, 1, 2, 1]);
@@ -474,11 +785,23 @@ fn static_activations_are_read_with_their_map() {
     let checkpoint = static_tensors(-1.0, &spoiled).expect("shapes are right");
     let map = block_on(checkpoint.read_flatten_map(name, HIDDEN as u32));
     let tensor = format!("{name}.flatten_map");
-    assert_refused(map, LoadErrorKind::Invalid, &[&tensor, "part 2 of channel 1", "0x00000000", "0x02000001"]);
+    assert_refused(
+        map,
+        LoadErrorKind::Invalid,
+        &[&tensor, "part 2 of channel 1", "0x00000000", "0x02000001"],
+    );
     let scale = block_on(checkpoint.read_input_scale(name));
-    assert_refused(scale, LoadErrorKind::Invalid, &["model.safetensors", "input_scale", "found -1"]);
+    assert_refused(
+        scale,
+        LoadErrorKind::Invalid,
+        &["model.safetensors", "input_scale", "found -1"],
+    );
     // More extra channels than the words have room for.
     let long = [FLATTEN_PADDING; 13];
-    let parts = [&format!("{name}.qweight")[..], "found [70, 4]", "expected [70, 8]"];
+    let parts = [
+        &format!("{name}.qweight")[..],
+        "found [70, 4]",
+        "expected [70, 8]",
+    ];
     assert_refused(static_tensors(0.25, &long), LoadErrorKind::Invalid, &parts);
 }

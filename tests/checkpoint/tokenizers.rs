@@ -70,14 +70,21 @@ fn llama_decoder() -> Value {
 /// What a stream gives at each push, and at the end.
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.stream();
-    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).expect("decoded")).collect();
+    let mut pieces: Vec<String> = ids
+        .iter()
+        .map(|&id| stream.push(id).expect("decoded"))
+        .collect();
     pieces.push(stream.finish().expect("decoded"));
     pieces
 }
 
 #[track_caller]
 fn assert_streams_as_decoded(tokenizer: &Tokenizer, ids: &[u32]) {
-    assert_eq!(streamed(tokenizer, ids).concat(), tokenizer.decode(ids).expect("decoded"), "{ids:?}");
+    assert_eq!(
+        streamed(tokenizer, ids).concat(),
+        tokenizer.decode(ids).expect("decoded"),
+        "{ids:?}"
+    );
 }
 
 #[test]
@@ -94,9 +101,15 @@ fn characters_of_several_tokens_come_whole() {
 #[test]
 fn bytes_that_never_become_a_character_come_at_the_end() {
     let tokenizer = every_byte();
-    assert_eq!(streamed(&tokenizer, &[0x61, 0xe2, 0x82]), ["a", "", "", "\u{fffd}"]);
+    assert_eq!(
+        streamed(&tokenizer, &[0x61, 0xe2, 0x82]),
+        ["a", "", "", "\u{fffd}"]
+    );
     // Followed by something else they are settled.
-    assert_eq!(streamed(&tokenizer, &[0xe2, 0x82, 0x61]), ["", "", "\u{fffd}a", ""]);
+    assert_eq!(
+        streamed(&tokenizer, &[0xe2, 0x82, 0x61]),
+        ["", "", "\u{fffd}a", ""]
+    );
     // No token of a long run of them is waited for without end.
     let garbage = vec![0xff; 1000];
     let pieces = streamed(&tokenizer, &garbage);
@@ -112,7 +125,9 @@ fn a_byte_level_stream_is_the_decoded_text() {
         // Any bytes at all, and then text in many scripts.
         let noise: Vec<u32> = (0..300).map(|_| rng.below(256)).collect();
         assert_streams_as_decoded(&tokenizer, &noise);
-        let text: String = (0..300).filter_map(|_| char::from_u32(rng.below(0x1_1000))).collect();
+        let text: String = (0..300)
+            .filter_map(|_| char::from_u32(rng.below(0x1_1000)))
+            .collect();
         let ids: Vec<u32> = text.bytes().map(u32::from).collect();
         assert_streams_as_decoded(&tokenizer, &ids);
     }
@@ -120,22 +135,44 @@ fn a_byte_level_stream_is_the_decoded_text() {
 
 #[test]
 fn a_metaspace_stream_is_the_decoded_text() {
-    let words = ["\u{2581}", "\u{2581}a", "a", "\u{2581}the", ".", "\u{2581}\u{2581}\u{2581}"];
+    let words = [
+        "\u{2581}",
+        "\u{2581}a",
+        "a",
+        "\u{2581}the",
+        ".",
+        "\u{2581}\u{2581}\u{2581}",
+    ];
     let first = 3 + 256;
-    let metaspace_decoder = json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always" });
+    let metaspace_decoder =
+        json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always" });
     for decoder in [llama_decoder(), metaspace_decoder] {
         let tokenizer = metaspace(&words, decoder);
         assert_eq!(tokenizer.vocab_size(), first + 6);
-        assert_eq!(tokenizer.decode(&[1, first + 1, first + 3, first + 4]).expect("decoded"), "a the.");
+        assert_eq!(
+            tokenizer
+                .decode(&[1, first + 1, first + 3, first + 4])
+                .expect("decoded"),
+            "a the."
+        );
         let mut rng = Rng::new(6);
         for _ in 0..50 {
             // Special tokens, which have no text, stand anywhere.
-            let ids: Vec<u32> =
-                (0..200).map(|_| if rng.below(8) == 0 { 1 + rng.below(2) } else { first + rng.below(6) }).collect();
+            let ids: Vec<u32> = (0..200)
+                .map(|_| {
+                    if rng.below(8) == 0 {
+                        1 + rng.below(2)
+                    } else {
+                        first + rng.below(6)
+                    }
+                })
+                .collect();
             assert_streams_as_decoded(&tokenizer, &ids);
         }
         // Only spaces and nothing, for longer than a window.
-        let spaces: Vec<u32> = (0..100).map(|i| if i % 3 == 0 { 2 } else { first }).collect();
+        let spaces: Vec<u32> = (0..100)
+            .map(|i| if i % 3 == 0 { 2 } else { first })
+            .collect();
         assert_streams_as_decoded(&tokenizer, &[&spaces[..], &[first + 1]].concat());
     }
 }
@@ -148,11 +185,21 @@ fn characters_by_byte_fallback_come_whole() {
     ids.extend("€€🦀".bytes().map(byte));
     ids.push(3 + 256);
     assert_streams_as_decoded(&tokenizer, &ids);
-    assert_eq!(streamed(&tokenizer, &ids)[..7], ["a", "", "", "€", "", "", "€"]);
+    assert_eq!(
+        streamed(&tokenizer, &ids)[..7],
+        ["a", "", "", "€", "", "", "€"]
+    );
     // The decoder takes back the whole character before a broken one; the stream keeps it.
     let broken = [&ids[..4], &[byte(0xe2), 3 + 256]].concat();
-    assert_eq!(tokenizer.decode(&broken).expect("decoded"), "a\u{fffd}\u{fffd}\u{fffd}\u{fffd} a");
-    assert!(streamed(&tokenizer, &broken).concat().starts_with("a€\u{fffd}"));
+    assert_eq!(
+        tokenizer.decode(&broken).expect("decoded"),
+        "a\u{fffd}\u{fffd}\u{fffd}\u{fffd} a"
+    );
+    assert!(
+        streamed(&tokenizer, &broken)
+            .concat()
+            .starts_with("a€\u{fffd}")
+    );
 }
 
 #[test]
@@ -161,18 +208,38 @@ fn a_tokenizer_that_is_missing_or_broken_is_an_error_of_its_file() {
     model.tokenizer = None;
     let folder = model.write();
     open(folder.path()).expect("a model can be opened without its tokenizer");
-    assert_refused(load(folder.path()), LoadErrorKind::NotFound, &["tokenizer.json", "not found"]);
+    assert_refused(
+        load(folder.path()),
+        LoadErrorKind::NotFound,
+        &["tokenizer.json", "not found"],
+    );
 
     let whole = byte_level_tokenizer(&[]);
-    let broken = ["", "{", "[]", "null", "{\"model\": 1}", "\u{0}", &whole[..whole.len() / 2]];
+    let broken = [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"model\": 1}",
+        "\u{0}",
+        &whole[..whole.len() / 2],
+    ];
     for text in broken {
         write(folder.path(), "tokenizer.json", text.as_bytes());
-        assert_refused(load(folder.path()), LoadErrorKind::Invalid, &["tokenizer.json", "a tokenizer of"]);
+        assert_refused(
+            load(folder.path()),
+            LoadErrorKind::Invalid,
+            &["tokenizer.json", "a tokenizer of"],
+        );
     }
     let merges = whole.replace("\"merges\":[]", "\"merges\":[[\"a\",\"x\"]]");
     assert_ne!(merges, whole);
     write(folder.path(), "tokenizer.json", merges.as_bytes());
-    assert_refused(load(folder.path()), LoadErrorKind::Invalid, &["tokenizer.json"]);
+    assert_refused(
+        load(folder.path()),
+        LoadErrorKind::Invalid,
+        &["tokenizer.json"],
+    );
 }
 
 #[test]
@@ -210,7 +277,12 @@ fn no_odd_value_makes_the_tokenizer_panic() {
         },
     });
     let folder = tempfile::tempdir().expect("a temporary folder");
-    assert_eq!(tokenizer(&llama.to_string()).encode("ab", true).expect("encoded"), [3, 0, 1]);
+    assert_eq!(
+        tokenizer(&llama.to_string())
+            .encode("ab", true)
+            .expect("encoded"),
+        [3, 0, 1]
+    );
     let byte_level: Value = serde_json::from_str(&byte_level_tokenizer(&[])).expect("JSON");
     for whole in [llama, byte_level] {
         let mut paths = Vec::new();
@@ -238,10 +310,13 @@ fn no_odd_value_makes_the_tokenizer_panic() {
 
 fn every_path(value: &Value, path: String, paths: &mut Vec<String>) {
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| every_path(value, format!("{path}/{key}"), paths)),
-        Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| every_path(value, format!("{path}/{i}"), paths))
-        }
+        Value::Object(map) => map
+            .iter()
+            .for_each(|(key, value)| every_path(value, format!("{path}/{key}"), paths)),
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .for_each(|(i, value)| every_path(value, format!("{path}/{i}"), paths)),
         _ => {}
     }
     paths.push(path);
@@ -259,35 +334,57 @@ fn try_tokenizer(folder: &Path, json: &[u8]) {
 
 #[test]
 fn a_vocabulary_larger_than_the_embedding_is_refused() {
-    let words: Vec<String> = byte_characters()[..14].iter().map(char::to_string).collect();
+    let words: Vec<String> = byte_characters()[..14]
+        .iter()
+        .map(char::to_string)
+        .collect();
     let mut model = tiny();
     model.tokenizer = Some(byte_level_tokenizer(&words[..13]));
     let folder = model.write();
     let config = open(folder.path()).expect("valid").config;
-    load(folder.path()).expect("valid").check_vocab(&config).expect("as many ids as rows");
-    write(folder.path(), "tokenizer.json", byte_level_tokenizer(&words).as_bytes());
+    load(folder.path())
+        .expect("valid")
+        .check_vocab(&config)
+        .expect("as many ids as rows");
+    write(
+        folder.path(),
+        "tokenizer.json",
+        byte_level_tokenizer(&words).as_bytes(),
+    );
     let checked = load(folder.path()).expect("valid").check_vocab(&config);
     assert_refused(
         checked,
         LoadErrorKind::Invalid,
-        &["tokenizer.json", "found 14", "at most 13", "model.embed_tokens"],
+        &[
+            "tokenizer.json",
+            "found 14",
+            "at most 13",
+            "model.embed_tokens",
+        ],
     );
 
     // An id far away counts by its size, not as one more.
     let far = byte_level_tokenizer(&[]).replace("\"a\":0", "\"a\":4000000000");
     write(folder.path(), "tokenizer.json", far.as_bytes());
     let checked = load(folder.path()).expect("valid").check_vocab(&config);
-    assert_refused(checked, LoadErrorKind::Invalid, &["tokenizer.json", "found 4000000001"]);
+    assert_refused(
+        checked,
+        LoadErrorKind::Invalid,
+        &["tokenizer.json", "found 4000000001"],
+    );
 }
 
 #[test]
 fn settings_for_training_batches_do_not_cut_a_text_off() {
     let mut json: Value = serde_json::from_str(&byte_level_tokenizer(&[])).expect("JSON");
-    json["truncation"] = json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
+    json["truncation"] =
+        json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
     json["padding"] = json!({
         "strategy": { "Fixed": 9 }, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
         "pad_token": "a",
     });
-    let ids = tokenizer(&json.to_string()).encode("abcabc", true).expect("encoded");
+    let ids = tokenizer(&json.to_string())
+        .encode("abcabc", true)
+        .expect("encoded");
     assert_eq!(ids, [0, 1, 2, 0, 1, 2]);
 }

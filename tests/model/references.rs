@@ -10,25 +10,42 @@ use std::path::Path;
 
 /// The twins and every adapter, each with its tolerance for logits.
 async fn executors() -> Vec<(Executor, Tolerance)> {
-    let gpus = device::portable_devices().await.into_iter().map(|gpu| (gpu, LOGITS_GPU));
-    std::iter::once((Executor::twin(), LOGITS_TWIN)).chain(gpus).collect()
+    let gpus = device::portable_devices()
+        .await
+        .into_iter()
+        .map(|gpu| (gpu, LOGITS_GPU));
+    std::iter::once((Executor::twin(), LOGITS_TWIN))
+        .chain(gpus)
+        .collect()
 }
 
 fn json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().expect("an array of ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+    value
+        .as_array()
+        .expect("an array of ids")
+        .iter()
+        .map(|id| id.as_u64().expect("an id") as u32)
+        .collect()
 }
 
 /// An F32 tensor of a safetensors file.
 fn tensor(path: &Path, name: &str) -> Vec<f64> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let data = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data().to_vec();
-    data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+    let data = tensors
+        .tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+        .data()
+        .to_vec();
+    data.chunks_exact(4)
+        .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        .collect()
 }
 
 fn widened(logits: &[f32]) -> Vec<f64> {
@@ -36,7 +53,10 @@ fn widened(logits: &[f32]) -> Vec<f64> {
 }
 
 fn check_logits(what: &str, found: &[f32], expected: &[f64], tolerance: Tolerance) {
-    assert!(expected.iter().any(|value| value.abs() > 1.0), "{what}: the reference is trivial");
+    assert!(
+        expected.iter().any(|value| value.abs() > 1.0),
+        "{what}: the reference is trivial"
+    );
     let result = compare::close(&widened(found), expected, tolerance);
     result.unwrap_or_else(|message| panic!("{what}: {message}"));
 }
@@ -58,7 +78,12 @@ fn goldens_of_every_family() {
                 let mut session = model::load(&checkpoint, this, &model::f32_options()).await;
                 let what = format!("{} on {}", folder.display(), session.parts().1.name());
                 let expected = tensor(&folder.join("golden.safetensors"), "logits");
-                check_logits(&what, &model::logits(&mut session, &prompt, None).await, &expected, tolerance);
+                check_logits(
+                    &what,
+                    &model::logits(&mut session, &prompt, None).await,
+                    &expected,
+                    tolerance,
+                );
                 let found = model::greedy(&mut session, &prompt, expected_ids.len()).await;
                 assert_eq!(found, expected_ids, "{what}");
             }
@@ -79,7 +104,9 @@ const SHARED: [&str; 3] = ["stories260k", "babyllama-0.9m", "demo-llama-16m"];
 
 async fn each_shared_model(test: impl AsyncFn(&Path, &Checkpoint, &mut Session, Tolerance)) {
     for name in SHARED {
-        let Some(folder) = model::shared(&format!("models/{name}")) else { return };
+        let Some(folder) = model::shared(&format!("models/{name}")) else {
+            return;
+        };
         let checkpoint = model::open(&folder).await;
         for (executor, tolerance) in executors().await {
             let mut session = model::load(&checkpoint, executor, &model::f32_options()).await;
@@ -95,10 +122,19 @@ fn shared_models_give_the_reference_logits_and_greedy_ids() {
         let reference = json(&folder.join("reference/reference.json"));
         let prompt = ids(&reference["prompt_ids"]);
         let expected = tensor(&folder.join("reference/logits.safetensors"), "logits");
-        check_logits(&what, &model::logits(session, &prompt, None).await, &expected, tolerance);
+        check_logits(
+            &what,
+            &model::logits(session, &prompt, None).await,
+            &expected,
+            tolerance,
+        );
         let expected = ids(&reference["greedy_new_ids"]);
         assert_eq!(expected.len(), 64);
-        assert_eq!(model::greedy(session, &prompt, 64).await, expected, "{what}");
+        assert_eq!(
+            model::greedy(session, &prompt, 64).await,
+            expected,
+            "{what}"
+        );
     }));
 }
 
@@ -111,11 +147,22 @@ fn shared_models_give_the_reference_perplexity() {
         let reference = json(&folder.join("reference/reference.json"));
         let perplexity = &reference["perplexity"];
         // The two kinds of reference name things differently.
-        let texts = perplexity.get("texts").unwrap_or(perplexity).as_object().expect("texts").clone();
+        let texts = perplexity
+            .get("texts")
+            .unwrap_or(perplexity)
+            .as_object()
+            .expect("texts")
+            .clone();
         for (text, reference) in texts {
             let plain = reference.get("no_bos").unwrap_or(&reference);
-            let losses = plain.get("window_mean_nll").or(plain.get("window_mean_losses"));
-            let losses = losses.or(plain.get("window_mean_loss")).expect("losses by window").as_array().expect("a list");
+            let losses = plain
+                .get("window_mean_nll")
+                .or(plain.get("window_mean_losses"));
+            let losses = losses
+                .or(plain.get("window_mean_loss"))
+                .expect("losses by window")
+                .as_array()
+                .expect("a list");
             let window = plain["predictions"].as_u64().expect("a count") as usize
                 / plain["windows"].as_u64().expect("a count") as usize
                 + 1;
@@ -124,7 +171,11 @@ fn shared_models_give_the_reference_perplexity() {
                 let ids = &ids[i * window..][..window];
                 let found = mean_loss(session, ids, checkpoint.config.vocab_size as usize).await;
                 let expected = loss.as_f64().expect("a loss");
-                let what = format!("{} {text} window {i} on {}", folder.display(), session.parts().1.name());
+                let what = format!(
+                    "{} {text} window {i} on {}",
+                    folder.display(),
+                    session.parts().1.name()
+                );
                 compare::close(&[found.exp()], &[expected.exp()], PERPLEXITY)
                     .unwrap_or_else(|message| panic!("{what}: {message}"));
             }
@@ -135,11 +186,14 @@ fn shared_models_give_the_reference_perplexity() {
 /// Mean negative log-likelihood of ids 1.. of a window.
 async fn mean_loss(session: &mut Session, ids: &[u32], vocab: usize) -> f64 {
     let logits = model::logits(session, ids, None).await;
-    let losses = logits.chunks_exact(vocab).zip(&ids[1..]).map(|(row, &next)| {
-        let max = row.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
-        let sum: f64 = row.iter().map(|&l| f64::from(l - max).exp()).sum();
-        sum.ln() + f64::from(max) - f64::from(row[next as usize])
-    });
+    let losses = logits
+        .chunks_exact(vocab)
+        .zip(&ids[1..])
+        .map(|(row, &next)| {
+            let max = row.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
+            let sum: f64 = row.iter().map(|&l| f64::from(l - max).exp()).sum();
+            sum.ln() + f64::from(max) - f64::from(row[next as usize])
+        });
     losses.sum::<f64>() / (ids.len() - 1) as f64
 }
 
@@ -148,7 +202,9 @@ fn npy(path: &Path) -> Vec<u32> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "{}", path.display());
     let data = &bytes[10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]))..];
-    data.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    data.chunks_exact(4)
+        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
 }
 
 #[test]
@@ -157,7 +213,9 @@ fn the_builtin_model_is_near_its_float_original() {
     /// model of this size. A broken nibble order or scale gives a factor, not percents.
     const MOST: f64 = 0.10;
     pollster::block_on(async {
-        let Some(folder) = model::shared("models/demo-llama-16m") else { return };
+        let Some(folder) = model::shared("models/demo-llama-16m") else {
+            return;
+        };
         let ids = npy(&folder.join("reference/ppl_ids_heldout_secret_garden.npy"));
         let float = model::open(&folder).await;
         let builtin = model::builtin().await;
@@ -170,7 +228,17 @@ fn the_builtin_model_is_near_its_float_original() {
             after += mean_loss(&mut builtin, window, vocab).await / WINDOWS as f64;
         }
         let growth = (after - before).exp() - 1.0;
-        println!("perplexity {:.3} -> {:.3}: {:+.2} %", before.exp(), after.exp(), 100.0 * growth);
-        assert!((-0.02..MOST).contains(&growth), "perplexity {:.3} -> {:.3}", before.exp(), after.exp());
+        println!(
+            "perplexity {:.3} -> {:.3}: {:+.2} %",
+            before.exp(),
+            after.exp(),
+            100.0 * growth
+        );
+        assert!(
+            (-0.02..MOST).contains(&growth),
+            "perplexity {:.3} -> {:.3}",
+            before.exp(),
+            after.exp()
+        );
     });
 }

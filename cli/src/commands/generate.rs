@@ -9,7 +9,7 @@ use anyhow::Result;
 use plateau::checkpoint::LoadError;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{Finish, GenerateReport, SessionError};
-use plateau::tokenizer::{TextStream, Tokenizer};
+use plateau::tokenizer::TextStream;
 use serde::Serialize;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
@@ -23,7 +23,7 @@ pub async fn run(args: Generate, console: &Console) -> Result<()> {
     }
     let options = load::options(&args.load.format, args.ctx_size)?;
     let checkpoint = load::checkpoint(args.load.model.model.as_deref()).await?;
-    let tokenizer = Tokenizer::load(&checkpoint.folder).await?;
+    let tokenizer = load::tokenizer(&checkpoint).await?;
     let ids = tokenizer.encode(&prompt, true)?;
     load::check_length(ids.len(), &checkpoint.config, &options)?;
     let mut session = load::session(&checkpoint, &args.load, &options, console).await?;

@@ -71,7 +71,7 @@ struct Memory {
 #[derive(Serialize)]
 struct Tensor<'a> {
     name: &'a str,
-    dtype: String,
+    dtype: &'a str,
     shape: &'a [u64],
     bytes: u64,
     file: &'a str,
@@ -94,14 +94,14 @@ fn describe<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Mod
     let memory = memory_needed(checkpoint, options)?;
     let tensors = checkpoint.tensors.iter().map(|(name, tensor)| Tensor {
         name,
-        dtype: tensor.dtype.to_string(),
+        dtype: tensor.dtype.name(),
         shape: &tensor.shape,
         bytes: tensor.bytes,
         file: checkpoint.file_of(tensor),
     });
     Ok(Model {
         model: checkpoint.folder.name(),
-        architecture: load::family_name(checkpoint.config.family),
+        architecture: checkpoint.config.family.name(),
         parameters: load::parameters(&checkpoint.config),
         format: load::format_label(checkpoint, options.quant),
         config: config(&checkpoint.config),

@@ -6,7 +6,6 @@ use crate::exit::{CliError, usage};
 use crate::load;
 use crate::text::read_text;
 use anyhow::Result;
-use plateau::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::ops::Range;
 use std::time::Instant;
@@ -45,7 +44,7 @@ pub async fn run(args: &Perplexity, console: &Console) -> Result<()> {
     } else {
         checkpoint.generation.bos_token_id
     };
-    let tokenizer = Tokenizer::load(&checkpoint.folder).await?;
+    let tokenizer = load::tokenizer(&checkpoint).await?;
     let ids = tokenizer.encode(&text, false)?;
     let scored = scored(size as usize, args.score);
     let windows = windows(&ids, bos, size as usize, args.chunks);
