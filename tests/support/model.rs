@@ -9,39 +9,63 @@ use std::path::{Path, PathBuf};
 /// The folders of tests/golden that hold a model.
 pub fn goldens() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-    let mut folders: Vec<PathBuf> =
-        entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let entries =
+        std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
     folders.sort();
-    assert!(folders.len() >= 5, "{}: found {} models", root.display(), folders.len());
+    assert!(
+        folders.len() >= 5,
+        "{}: found {} models",
+        root.display(),
+        folders.len()
+    );
     folders
 }
 
 /// `shared/<path>` beside the repository; `None`, and a line that says what is skipped, where it is not there.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared")
+        .join(path);
     if found.exists() {
         return Some(found);
     }
-    println!("skipped: {} is not there; it holds larger models than this repository", found.display());
+    println!(
+        "skipped: {} is not there; it holds larger models than this repository",
+        found.display()
+    );
     None
 }
 
 pub async fn open(folder: &Path) -> Checkpoint {
-    Checkpoint::open(Folder::Disk(folder.to_owned())).await.unwrap_or_else(|error| panic!("{error}"))
+    Checkpoint::open(Folder::Disk(folder.to_owned()))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub async fn builtin() -> Checkpoint {
-    Checkpoint::open(Folder::builtin()).await.unwrap_or_else(|error| panic!("{error}"))
+    Checkpoint::open(Folder::builtin())
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub async fn load(checkpoint: &Checkpoint, executor: Executor, options: &LoadOptions) -> Session {
-    Session::load(checkpoint, executor, options, &mut |_| {}).await.unwrap_or_else(|error| panic!("{error}"))
+    Session::load(checkpoint, executor, options, &mut |_| {})
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// f32 throughout: what is compared with a float64 reference.
 pub fn f32_options() -> LoadOptions {
-    LoadOptions { quant: Some(Quant::F32), kv_type: KvType::F32, ..LoadOptions::default() }
+    LoadOptions {
+        quant: Some(Quant::F32),
+        kv_type: KvType::F32,
+        ..LoadOptions::default()
+    }
 }
 
 /// Logits of every id, [ids, vocab], in steps of `chunk` rows (`None`: as many as fit).

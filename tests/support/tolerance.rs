@@ -41,9 +41,12 @@ pub const FLOAT_ATTENTION: Tolerance = Tolerance {
 
 /// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
 /// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
-pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance { name: "integer epilogue", absolute: 1e-37, relative: 1e-6 };
+pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance {
+    name: "integer epilogue",
+    absolute: 1e-37,
+    relative: 1e-6,
+};
 
-<<<<<<< HEAD
 /// Logits of an f32 model on the twins against float64: the twins sum in f64 and round once for each value that a dispatch
 /// stores, some hundred roundings of 2^-24 on values up to 20 along the way.
 pub const LOGITS_TWIN: Tolerance = Tolerance {
@@ -65,8 +68,9 @@ pub const PERPLEXITY: Tolerance = Tolerance {
     absolute: 0.0,
     relative: 1e-4,
 };
-=======
 /// A mean loss from the same f32 logits, both in f64: only the order of up to some hundred thousand additions differs.
-pub const LOSS_OF_SAME_LOGITS: Tolerance =
-    Tolerance { name: "loss of the same logits", absolute: 0.0, relative: 1e-9 };
->>>>>>> h-cli
+pub const LOSS_OF_SAME_LOGITS: Tolerance = Tolerance {
+    name: "loss of the same logits",
+    absolute: 0.0,
+    relative: 1e-9,
+};
