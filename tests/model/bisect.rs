@@ -75,8 +75,13 @@ async fn first_divergence(rows: u32, spoil: Option<&str>) -> Option<Divergence> 
             .position(|desc| desc.label.contains(label))
             .expect("a weight of that name");
         let id = BufferId::Shared(index as u32);
-        let word = gpu_executor.read(None, id, 0..1).await.expect("a word")[0];
-        gpu_executor.write(id, 0, &[word ^ 0x70]).expect("a word");
+        // The first words of the first row: one alone could meet a zero of the input.
+        let mut words = gpu_executor
+            .read(None, id, 0..16)
+            .await
+            .expect("some words");
+        words.iter_mut().for_each(|word| *word ^= 0x70);
+        gpu_executor.write(id, 0, &words).expect("some words");
     }
     let (twin, gpu) = (
         Side {
@@ -109,7 +114,7 @@ fn bisect_names_the_dispatch_of_a_spoiled_weight() {
         for rows in [1, 13] {
             let divergence = first_divergence(rows, Some("layers.5.mlp.down_proj.w"))
                 .await
-                .expect("one nibble is wrong");
+                .expect("some nibbles are wrong");
             assert_eq!(
                 divergence.label, "model.layers.5.mlp.down_proj",
                 "{divergence:?}"

@@ -158,8 +158,10 @@ impl GpuExecutor {
         }
     }
 
+    /// A loss is the cause of whatever else failed. It is reported by a poll.
     fn driver_error(&self, reason: impl ToString) -> DeviceError {
-        // A loss is the cause of whatever else failed.
+        // The result does not matter: what it tells is in `faults`.
+        let _ = self.device.poll(wgpu::PollType::Poll);
         self.fault().err().unwrap_or_else(|| DeviceError::Driver {
             name: self.info.name.clone(),
             reason: reason.to_string(),
