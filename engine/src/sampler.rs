@@ -17,8 +17,14 @@ pub struct SamplerConfig {
 }
 
 impl SamplerConfig {
-    pub const GREEDY: Self =
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        seed: 0,
+    };
 }
 
 /// Tokens back from the present one to which the repeat penalty applies (llama.cpp's `--repeat-last-n`).

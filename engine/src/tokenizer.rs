@@ -1,6 +1,7 @@
 //! Text to token ids and back, through the `tokenizers` crate.
 
 use crate::checkpoint::{Folder, LoadError, ModelConfig};
+use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
 const FILE: &str = "tokenizer.json";
@@ -22,11 +23,24 @@ impl Tokenizer {
         let source = folder.open(FILE)?;
         let file = source.name().to_owned();
         let bytes = source.read_all(MAX_TOKENIZER_BYTES).await?;
-        let broken =
-            |error: String| LoadError::invalid(&file, "tokenizer", error, "a tokenizer of Hugging Face's format");
+        let broken = |error: String| {
+            LoadError::invalid(
+                &file,
+                "tokenizer",
+                error,
+                "a tokenizer of Hugging Face's format",
+            )
+        };
+        // The crate panics on some parts that are not JSON, so it only sees what is; and on templates that do not add up.
+        let json: Value =
+            serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        check_templates(&json["post_processor"]).map_err(broken)?;
+        drop(json);
         let mut inner = Inner::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         // Settings for batches of training. Cut off here, a text would lose its end in silence.
-        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        inner
+            .with_truncation(None)
+            .map_err(|error| broken(error.to_string()))?;
         inner.with_padding(None);
         // Ids may have gaps, so the largest counts and not how many there are.
         let largest = inner.get_vocab(true).into_values().max();
@@ -35,7 +49,11 @@ impl Tokenizer {
             Some(None) => return Err(broken(format!("token id {}", u32::MAX))),
             None => return Err(broken("no tokens".to_owned())),
         };
-        Ok(Self { inner, file, vocab_size })
+        Ok(Self {
+            inner,
+            file,
+            vocab_size,
+        })
     }
 
     /// Number of ids, added ones included: the largest id and one.
@@ -48,30 +66,68 @@ impl Tokenizer {
         if self.vocab_size <= config.vocab_size {
             return Ok(());
         }
-        let expected =
-            format!("at most {}, the rows of model.embed_tokens (vocab_size of config.json)", config.vocab_size);
-        Err(LoadError::invalid(&self.file, "number of token ids", self.vocab_size, expected))
+        let expected = format!(
+            "at most {}, the rows of model.embed_tokens (vocab_size of config.json)",
+            config.vocab_size
+        );
+        Err(LoadError::invalid(
+            &self.file,
+            "number of token ids",
+            self.vocab_size,
+            expected,
+        ))
     }
 
     /// `special`: whether the post-processor may add tokens such as `<s>`.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, LoadError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|error| self.failed("encoding", &error))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, special)
+            .map_err(|error| self.failed("encoding", &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of `ids`, without the special ones.
     pub fn decode(&self, ids: &[u32]) -> Result<String, LoadError> {
-        self.inner.decode(ids, true).map_err(|error| self.failed("decoding", &error))
+        self.inner
+            .decode(ids, true)
+            .map_err(|error| self.failed("decoding", &error))
     }
 
     /// Decodes one id after another.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), given: String::new(), settled: 0 }
+        TextStream {
+            tokenizer: self,
+            ids: Vec::new(),
+            given: String::new(),
+            settled: 0,
+        }
     }
 
     fn failed(&self, what: &str, error: &tokenizers::Error) -> LoadError {
         LoadError::invalid(&self.file, what, error, "success")
     }
+}
+
+/// Whether the templates of a post-processor name only what is there when one text is encoded; if not, the first that does not.
+fn check_templates(post_processor: &Value) -> Result<(), String> {
+    if let Some(processors) = post_processor["processors"].as_array() {
+        processors.iter().try_for_each(check_templates)?;
+    }
+    for piece in post_processor["single"].as_array().into_iter().flatten() {
+        match piece["SpecialToken"]["id"].as_str() {
+            Some(id) if post_processor["special_tokens"].get(id).is_none() => {
+                return Err(format!(
+                    "special token '{id}' in a template and not among its special_tokens"
+                ));
+            }
+            _ => {}
+        }
+        if piece["Sequence"]["id"] == "B" {
+            return Err("a second text in the template for one".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Gives text as soon as it is whole UTF-8. What the pushes and [`TextStream::finish`] give, joined, is what

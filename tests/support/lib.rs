@@ -4,6 +4,7 @@ pub mod case;
 pub mod cases;
 pub mod compare;
 pub mod device;
+pub mod model;
 pub mod rng;
 pub mod run;
 pub mod tolerance;

@@ -15,7 +15,12 @@ pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, 
         .buffers
         .iter()
         .enumerate()
-        .map(|(i, words)| plan.scratch(format!("binding {}", i + 1), (words.len() + SENTINEL.len()) as u64))
+        .map(|(i, words)| {
+            plan.scratch(
+                format!("binding {}", i + 1),
+                (words.len() + SENTINEL.len()) as u64,
+            )
+        })
         .collect();
     plan.dispatches.push(plateau::plan::Dispatch {
         label: case.name.clone(),
@@ -28,17 +33,26 @@ pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, 
     let device = |error: DeviceError| error.to_string();
     let prepared = executor.prepare(plan).await.map_err(device)?;
     for (id, words) in bindings.iter().zip(&case.buffers) {
-        executor.write_in(Some(prepared), *id, 0, words).map_err(device)?;
-        executor.write_in(Some(prepared), *id, words.len() as u64, &SENTINEL).map_err(device)?;
+        executor
+            .write_in(Some(prepared), *id, 0, words)
+            .map_err(device)?;
+        executor
+            .write_in(Some(prepared), *id, words.len() as u64, &SENTINEL)
+            .map_err(device)?;
     }
     executor.run(prepared).map_err(device)?;
     let mut outputs = Vec::new();
     for (binding, _) in &case.outputs {
         let len = case.buffers[binding - 1].len();
         let end = (len + SENTINEL.len()) as u64;
-        let mut words = executor.read(Some(prepared), bindings[binding - 1], 0..end).await.map_err(device)?;
+        let mut words = executor
+            .read(Some(prepared), bindings[binding - 1], 0..end)
+            .await
+            .map_err(device)?;
         if words[len..] != SENTINEL {
-            return Err(format!("binding {binding}: words past the end of the buffer were written"));
+            return Err(format!(
+                "binding {binding}: words past the end of the buffer were written"
+            ));
         }
         words.truncate(len);
         outputs.push(words);
@@ -52,7 +66,8 @@ pub async fn check(device: &mut Executor, case: &Case) -> Result<(), String> {
     let expected = run(&mut Executor::twin(), case).await?;
     let found = run(device, case).await?;
     for (i, (binding, check)) in case.outputs.iter().enumerate() {
-        compare(&found[i], &expected[i], *check).map_err(|message| format!("binding {binding}: {message}"))?;
+        compare(&found[i], &expected[i], *check)
+            .map_err(|message| format!("binding {binding}: {message}"))?;
     }
     Ok(())
 }

@@ -41,8 +41,36 @@ pub const FLOAT_ATTENTION: Tolerance = Tolerance {
 
 /// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
 /// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
-pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance { name: "integer epilogue", absolute: 1e-37, relative: 1e-6 };
+pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance {
+    name: "integer epilogue",
+    absolute: 1e-37,
+    relative: 1e-6,
+};
 
+/// Logits of an f32 model on the twins against float64: the twins sum in f64 and round once for each value that a dispatch
+/// stores, some hundred roundings of 2^-24 on values up to 20 along the way.
+pub const LOGITS_TWIN: Tolerance = Tolerance {
+    name: "f32 logits on the twins",
+    absolute: 2e-4,
+    relative: 0.0,
+};
+
+/// The same on a GPU, where sums are f32 and exp, division and square root are as exact as WGSL asks for.
+pub const LOGITS_GPU: Tolerance = Tolerance {
+    name: "f32 logits on a GPU",
+    absolute: 2e-3,
+    relative: 0.0,
+};
+
+/// Perplexity of an f32 model against float64: errors of single logits average out over thousands of tokens.
+pub const PERPLEXITY: Tolerance = Tolerance {
+    name: "f32 perplexity",
+    absolute: 0.0,
+    relative: 1e-4,
+};
 /// A mean loss from the same f32 logits, both in f64: only the order of up to some hundred thousand additions differs.
-pub const LOSS_OF_SAME_LOGITS: Tolerance =
-    Tolerance { name: "loss of the same logits", absolute: 0.0, relative: 1e-9 };
+pub const LOSS_OF_SAME_LOGITS: Tolerance = Tolerance {
+    name: "loss of the same logits",
+    absolute: 0.0,
+    relative: 1e-9,
+};

@@ -46,8 +46,15 @@ impl Family {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
     Default,
-    Linear { factor: f64 },
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
+    Linear {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_max_position_embeddings: f64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,7 +69,12 @@ impl RopeConfig {
     /// The formulas are those of `transformers`' `modeling_rope_utils.py`, in f64.
     pub fn inverse_frequencies(&self, head_dim: u32) -> Vec<f64> {
         (0..head_dim / 2)
-            .map(|pair| self.scaled(self.theta.powf(-2.0 * f64::from(pair) / f64::from(head_dim))))
+            .map(|pair| {
+                self.scaled(
+                    self.theta
+                        .powf(-2.0 * f64::from(pair) / f64::from(head_dim)),
+                )
+            })
             .collect()
     }
 
@@ -70,7 +82,12 @@ impl RopeConfig {
         match self.scaling {
             RopeScaling::Default => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 let wavelength = 2.0 * std::f64::consts::PI / frequency;
                 if wavelength < original_max_position_embeddings / high_freq_factor {
                     frequency
@@ -117,7 +134,10 @@ impl ModelConfig {
     pub fn parse(file: &str, json: &str) -> Result<Self, LoadError> {
         let fields = Fields::parse(file, json)?;
         let model_type = fields.required_text("model_type")?;
-        let Some(family) = Family::ALL.into_iter().find(|family| family.name() == model_type) else {
+        let Some(family) = Family::ALL
+            .into_iter()
+            .find(|family| family.name() == model_type)
+        else {
             return Err(fields.invalid(
                 "model_type",
                 format!("'{model_type}'"),
@@ -130,7 +150,9 @@ impl ModelConfig {
         let intermediate_size = fields.required_size("intermediate_size", MAX_FEATURES)?;
         let num_hidden_layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
         let num_attention_heads = fields.required_size("num_attention_heads", MAX_HEADS)?;
-        let num_key_value_heads = fields.size("num_key_value_heads", MAX_HEADS)?.unwrap_or(num_attention_heads);
+        let num_key_value_heads = fields
+            .size("num_key_value_heads", MAX_HEADS)?
+            .unwrap_or(num_attention_heads);
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
             return Err(fields.invalid("num_key_value_heads", num_key_value_heads, expected));
@@ -139,7 +161,11 @@ impl ModelConfig {
         let attention_features = u64::from(head_dim) * u64::from(num_attention_heads);
         if attention_features > MAX_FEATURES {
             let expected = format!("at most {MAX_FEATURES}");
-            return Err(fields.invalid("num_attention_heads * head_dim", attention_features, expected));
+            return Err(fields.invalid(
+                "num_attention_heads * head_dim",
+                attention_features,
+                expected,
+            ));
         }
         let attention_bias = fields.flag("attention_bias")?.unwrap_or(false);
         let mlp_bias = fields.flag("mlp_bias")?.unwrap_or(false);
@@ -158,7 +184,8 @@ impl ModelConfig {
             num_key_value_heads,
             head_dim,
             vocab_size: fields.required_size("vocab_size", MAX_VOCAB)?,
-            max_position_embeddings: fields.required_size("max_position_embeddings", MAX_POSITIONS)?,
+            max_position_embeddings: fields
+                .required_size("max_position_embeddings", MAX_POSITIONS)?,
             rms_norm_eps: rms_norm_eps(&fields)?,
             rope: rope(&fields)?,
             windows: windows(&fields, family, num_hidden_layers)?,
@@ -187,7 +214,12 @@ fn refuse_unknown_mathematics(fields: &Fields) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn head_dim(fields: &Fields, family: Family, hidden_size: u32, heads: u32) -> Result<u32, LoadError> {
+fn head_dim(
+    fields: &Fields,
+    family: Family,
+    hidden_size: u32,
+    heads: u32,
+) -> Result<u32, LoadError> {
     // Qwen3's own default; the other families divide.
     const QWEN3_HEAD_DIM: u32 = 128;
     let found = match (fields.size("head_dim", MAX_HEAD_DIM)?, family) {
@@ -195,14 +227,19 @@ fn head_dim(fields: &Fields, family: Family, hidden_size: u32, heads: u32) -> Re
         (None, Family::Qwen3) => QWEN3_HEAD_DIM,
         (None, Family::Llama | Family::Mistral | Family::Qwen2) => {
             if !hidden_size.is_multiple_of(heads) {
-                let expected = format!("a divisor of hidden_size, {hidden_size}, where head_dim is not given");
+                let expected =
+                    format!("a divisor of hidden_size, {hidden_size}, where head_dim is not given");
                 return Err(fields.invalid("num_attention_heads", heads, expected));
             }
             hidden_size / heads
         }
     };
     if !found.is_multiple_of(2) || u64::from(found) > MAX_HEAD_DIM {
-        return Err(fields.invalid("head_dim", found, format!("an even number up to {MAX_HEAD_DIM}")));
+        return Err(fields.invalid(
+            "head_dim",
+            found,
+            format!("an even number up to {MAX_HEAD_DIM}"),
+        ));
     }
     Ok(found)
 }
@@ -253,7 +290,9 @@ fn rope_scaling(fields: &Fields) -> Result<RopeScaling, LoadError> {
     };
     match named {
         Some("default") => Ok(RopeScaling::Default),
-        Some("linear") => Ok(RopeScaling::Linear { factor: fields.required_positive("factor")? }),
+        Some("linear") => Ok(RopeScaling::Linear {
+            factor: fields.required_positive("factor")?,
+        }),
         Some("llama3") => {
             let low_freq_factor = fields.required_positive("low_freq_factor")?;
             let high_freq_factor = fields.required_positive("high_freq_factor")?;
@@ -265,12 +304,16 @@ fn rope_scaling(fields: &Fields) -> Result<RopeScaling, LoadError> {
                 factor: fields.required_positive("factor")?,
                 low_freq_factor,
                 high_freq_factor,
-                original_max_position_embeddings: fields.required_positive("original_max_position_embeddings")?,
+                original_max_position_embeddings: fields
+                    .required_positive("original_max_position_embeddings")?,
             })
         }
         Some(other) => Err(fields.invalid("rope_type", format!("'{other}'"), KNOWN)),
         // `rope_parameters` of a model without scaling may be the theta alone; anything more needs its type.
-        None => match fields.keys().find(|&key| key != "rope_theta" && key != "partial_rotary_factor") {
+        None => match fields
+            .keys()
+            .find(|&key| key != "rope_theta" && key != "partial_rotary_factor")
+        {
             None => Ok(RopeScaling::Default),
             Some(key) => Err(fields.invalid("rope_type", format!("none, beside '{key}'"), KNOWN)),
         },
@@ -284,35 +327,46 @@ fn windows(fields: &Fields, family: Family, layers: u32) -> Result<Vec<Option<u3
     const DEFAULT_FULL_LAYERS: u32 = 28;
     let window = || match fields.is_null("sliding_window") {
         true => Ok(None),
-        false => Ok(Some(fields.size("sliding_window", MAX_POSITIONS)?.unwrap_or(DEFAULT_WINDOW))),
+        false => Ok(Some(
+            fields
+                .size("sliding_window", MAX_POSITIONS)?
+                .unwrap_or(DEFAULT_WINDOW),
+        )),
     };
     let (window, first_windowed) = match family {
         Family::Llama => (None, 0),
         Family::Mistral => (window()?, 0),
         Family::Qwen2 | Family::Qwen3 => {
             let used = fields.flag("use_sliding_window")?.unwrap_or(false);
-            let full = fields.count("max_window_layers", MAX_POSITIONS)?.unwrap_or(DEFAULT_FULL_LAYERS);
+            let full = fields
+                .count("max_window_layers", MAX_POSITIONS)?
+                .unwrap_or(DEFAULT_FULL_LAYERS);
             (if used { window()? } else { None }, full)
         }
     };
-    let implied: Vec<Option<u32>> = (0..layers).map(|layer| window.filter(|_| layer >= first_windowed)).collect();
+    let implied: Vec<Option<u32>> = (0..layers)
+        .map(|layer| window.filter(|_| layer >= first_windowed))
+        .collect();
     let Some(types) = fields.list("layer_types")? else {
         return Ok(implied);
     };
     if types.len() != implied.len() {
         return Err(fields.invalid("layer_types", format!("{} layers", types.len()), layers));
     }
-    let by_type = types.iter().enumerate().map(|(layer, found)| match found.as_str() {
-        Some("full_attention") => Ok(None),
-        Some("sliding_attention") if window.is_some() => Ok(window),
-        _ => {
-            let expected = match window {
-                Some(_) => "\"full_attention\" or \"sliding_attention\"",
-                None => "\"full_attention\", since there is no sliding window",
-            };
-            Err(fields.invalid(&format!("layer_types of layer {layer}"), found, expected))
-        }
-    });
+    let by_type = types
+        .iter()
+        .enumerate()
+        .map(|(layer, found)| match found.as_str() {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") if window.is_some() => Ok(window),
+            _ => {
+                let expected = match window {
+                    Some(_) => "\"full_attention\" or \"sliding_attention\"",
+                    None => "\"full_attention\", since there is no sliding window",
+                };
+                Err(fields.invalid(&format!("layer_types of layer {layer}"), found, expected))
+            }
+        });
     by_type.collect()
 }
 
@@ -326,7 +380,10 @@ pub struct GenerationConfig {
 
 impl GenerationConfig {
     /// From the texts of the two files, each with its name for errors; the first may be absent.
-    pub fn parse(generation: Option<(&str, &str)>, config: (&str, &str)) -> Result<Self, LoadError> {
+    pub fn parse(
+        generation: Option<(&str, &str)>,
+        config: (&str, &str),
+    ) -> Result<Self, LoadError> {
         let mut files = Vec::new();
         if let Some((file, json)) = generation {
             files.push(Fields::parse(file, json)?);

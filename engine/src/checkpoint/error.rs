@@ -21,7 +21,12 @@ pub enum LoadError {
         source: std::io::Error,
     },
     #[error("{file}: {what}: found {found}, expected {expected}")]
-    Invalid { file: String, what: String, found: String, expected: String },
+    Invalid {
+        file: String,
+        what: String,
+        found: String,
+        expected: String,
+    },
 }
 
 /// Longest piece of a file's own words in a message, in characters.
@@ -31,13 +36,18 @@ impl LoadError {
     pub fn kind(&self) -> LoadErrorKind {
         match self {
             Self::NotFound { .. } => LoadErrorKind::NotFound,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => LoadErrorKind::NotFound,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                LoadErrorKind::NotFound
+            }
             Self::Io { .. } | Self::Invalid { .. } => LoadErrorKind::Invalid,
         }
     }
 
     pub(crate) fn not_found(what: impl Into<String>, searched: impl Into<String>) -> Self {
-        Self::NotFound { what: one_line(what.into()), searched: one_line(searched.into()) }
+        Self::NotFound {
+            what: one_line(what.into()),
+            searched: one_line(searched.into()),
+        }
     }
 
     pub(crate) fn invalid(

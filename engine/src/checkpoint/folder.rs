@@ -11,23 +11,41 @@ const BUILTIN_NAME: &str = "builtin:demo-llama-16m";
 /// The built-in model: quantized, in one shard. Its card is `engine/builtin/README.md`.
 const BUILTIN_FILES: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../../builtin/config.json")),
-    ("generation_config.json", include_bytes!("../../builtin/generation_config.json")),
-    ("model.safetensors", include_bytes!("../../builtin/model.safetensors")),
-    ("tokenizer.json", include_bytes!("../../builtin/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../../builtin/tokenizer_config.json")),
+    (
+        "generation_config.json",
+        include_bytes!("../../builtin/generation_config.json"),
+    ),
+    (
+        "model.safetensors",
+        include_bytes!("../../builtin/model.safetensors"),
+    ),
+    (
+        "tokenizer.json",
+        include_bytes!("../../builtin/tokenizer.json"),
+    ),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../../builtin/tokenizer_config.json"),
+    ),
 ];
 
 /// A folder of files in Hugging Face layout.
 #[derive(Clone, Debug)]
 pub enum Folder {
     Disk(PathBuf),
-    Embedded { name: &'static str, files: &'static [(&'static str, &'static [u8])] },
+    Embedded {
+        name: &'static str,
+        files: &'static [(&'static str, &'static [u8])],
+    },
 }
 
 impl Folder {
     /// The model that is part of the binary.
     pub fn builtin() -> Self {
-        Self::Embedded { name: BUILTIN_NAME, files: BUILTIN_FILES }
+        Self::Embedded {
+            name: BUILTIN_NAME,
+            files: BUILTIN_FILES,
+        }
     }
 
     /// `model` is the path of a folder, or `owner/name` in the local Hugging Face cache. Nothing is downloaded.
@@ -42,12 +60,21 @@ impl Folder {
             return Ok(Self::Disk(path.to_owned()));
         }
         if path.exists() {
-            return Err(LoadError::invalid(model, "model", "a file", "a folder in Hugging Face layout"));
+            return Err(LoadError::invalid(
+                model,
+                "model",
+                "a file",
+                "a folder in Hugging Face layout",
+            ));
         }
-        let Some((owner, name)) =
-            model.split_once('/').filter(|(owner, name)| is_file_name(owner) && is_file_name(name))
+        let Some((owner, name)) = model
+            .split_once('/')
+            .filter(|(owner, name)| is_file_name(owner) && is_file_name(name))
         else {
-            return Err(LoadError::not_found(model, "no such folder, and not of the form owner/name"));
+            return Err(LoadError::not_found(
+                model,
+                "no such folder, and not of the form owner/name",
+            ));
         };
         let Some(cache) = cache else {
             return Err(LoadError::not_found(
@@ -61,12 +88,16 @@ impl Folder {
     /// The snapshot that `refs/main` of a cache entry names.
     fn snapshot(model: &str, entry: &Path) -> Result<Self, LoadError> {
         if !entry.is_dir() {
-            let searched = format!("no such folder, and no {} in the Hugging Face cache", entry.display());
+            let searched = format!(
+                "no such folder, and no {} in the Hugging Face cache",
+                entry.display()
+            );
             return Err(LoadError::not_found(model, searched));
         }
         let reference = entry.join("refs").join("main");
         let reference_name = reference.display().to_string();
-        let too_long = std::fs::metadata(&reference).is_ok_and(|metadata| metadata.len() > LONGEST_REF);
+        let too_long =
+            std::fs::metadata(&reference).is_ok_and(|metadata| metadata.len() > LONGEST_REF);
         let revision = match std::fs::read(&reference) {
             Ok(_) if too_long => String::new(),
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
@@ -82,7 +113,10 @@ impl Folder {
         }
         let snapshot = entry.join("snapshots").join(revision);
         if !snapshot.is_dir() {
-            return Err(LoadError::not_found(model, format!("no {}", snapshot.display())));
+            return Err(LoadError::not_found(
+                model,
+                format!("no {}", snapshot.display()),
+            ));
         }
         Ok(Self::Disk(snapshot))
     }
@@ -115,7 +149,12 @@ impl Folder {
     /// `file` itself may not name a place elsewhere.
     pub fn open(&self, file: &str) -> Result<ByteSource, LoadError> {
         if !is_file_name(file) {
-            return Err(LoadError::invalid(self.name(), "file name", format!("'{file}'"), "a file inside the folder"));
+            return Err(LoadError::invalid(
+                self.name(),
+                "file name",
+                format!("'{file}'"),
+                "a file inside the folder",
+            ));
         }
         if !self.contains(file) {
             return Err(LoadError::not_found(file, format!("in {}", self.name())));
@@ -123,8 +162,14 @@ impl Folder {
         match self {
             Self::Disk(path) => ByteSource::open(&path.join(file)),
             Self::Embedded { files, .. } => {
-                let bytes = files.iter().find(|&&(name, _)| name == file).map_or(&[][..], |&(_, bytes)| bytes);
-                Ok(ByteSource::Memory { name: self.file_name(file), bytes })
+                let bytes = files
+                    .iter()
+                    .find(|&&(name, _)| name == file)
+                    .map_or(&[][..], |&(_, bytes)| bytes);
+                Ok(ByteSource::Memory {
+                    name: self.file_name(file),
+                    bytes,
+                })
             }
         }
     }
@@ -143,7 +188,11 @@ pub(super) fn is_file_name(name: &str) -> bool {
 /// `owner/name` means is defined by these variables.
 /// <https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>
 fn hugging_face_cache() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     variable("HF_HUB_CACHE")
         .or_else(|| variable("HUGGINGFACE_HUB_CACHE"))
         .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))

@@ -19,11 +19,20 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub fn parse(file: &'a str, json: &str) -> Result<Self, LoadError> {
-        let value: Value =
-            serde_json::from_str(json).map_err(|error| LoadError::invalid(file, "JSON", error, "an object"))?;
+        let value: Value = serde_json::from_str(json)
+            .map_err(|error| LoadError::invalid(file, "JSON", error, "an object"))?;
         match value {
-            Value::Object(map) => Ok(Self { file, path: String::new(), map }),
-            other => Err(LoadError::invalid(file, "JSON", shortened(&other), "an object")),
+            Value::Object(map) => Ok(Self {
+                file,
+                path: String::new(),
+                map,
+            }),
+            other => Err(LoadError::invalid(
+                file,
+                "JSON",
+                shortened(&other),
+                "an object",
+            )),
         }
     }
 
@@ -76,15 +85,19 @@ impl<'a> Fields<'a> {
 
     fn whole(&self, key: &str, min: u64, max: u64) -> Result<Option<u32>, LoadError> {
         let whole = |value: &Value| value.as_u64().filter(|number| (min..=max).contains(number));
-        self.parsed(key, &whole_number(min, max), |value| whole(value).and_then(|number| u32::try_from(number).ok()))
+        self.parsed(key, &whole_number(min, max), |value| {
+            whole(value).and_then(|number| u32::try_from(number).ok())
+        })
     }
 
     pub fn required_size(&self, key: &str, max: u64) -> Result<u32, LoadError> {
-        self.size(key, max)?.ok_or_else(|| self.missing(key, &whole_number(1, max)))
+        self.size(key, max)?
+            .ok_or_else(|| self.missing(key, &whole_number(1, max)))
     }
 
     pub fn required_count(&self, key: &str, max: u64) -> Result<u32, LoadError> {
-        self.count(key, max)?.ok_or_else(|| self.missing(key, &whole_number(0, max)))
+        self.count(key, max)?
+            .ok_or_else(|| self.missing(key, &whole_number(0, max)))
     }
 
     pub fn number(&self, key: &str) -> Result<Option<f64>, LoadError> {
@@ -94,12 +107,15 @@ impl<'a> Fields<'a> {
     /// A number above zero that is not infinite.
     pub fn positive(&self, key: &str) -> Result<Option<f64>, LoadError> {
         self.parsed(key, "a positive number", |value| {
-            value.as_f64().filter(|&number| number > 0.0 && number.is_finite())
+            value
+                .as_f64()
+                .filter(|&number| number > 0.0 && number.is_finite())
         })
     }
 
     pub fn required_positive(&self, key: &str) -> Result<f64, LoadError> {
-        self.positive(key)?.ok_or_else(|| self.missing(key, "a positive number"))
+        self.positive(key)?
+            .ok_or_else(|| self.missing(key, "a positive number"))
     }
 
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
@@ -120,11 +136,16 @@ impl<'a> Fields<'a> {
 
     pub fn object(&self, key: &str) -> Result<Option<Fields<'a>>, LoadError> {
         let map = self.parsed(key, "an object", Value::as_object)?;
-        Ok(map.map(|map| Fields { file: self.file, path: format!("{}{key}.", self.path), map: map.clone() }))
+        Ok(map.map(|map| Fields {
+            file: self.file,
+            path: format!("{}{key}.", self.path),
+            map: map.clone(),
+        }))
     }
 
     pub fn required_object(&self, key: &str) -> Result<Fields<'a>, LoadError> {
-        self.object(key)?.ok_or_else(|| self.missing(key, "an object"))
+        self.object(key)?
+            .ok_or_else(|| self.missing(key, "an object"))
     }
 
     /// One token id or a list of them. -1 is how older configs say that there is none.
@@ -170,7 +191,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueKeys<T> {
                 let mut seen = std::collections::BTreeSet::new();
                 let mut pairs = Vec::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    let value = map.next_value().map_err(|error| Error::custom(format!("'{key}': {error}")))?;
+                    let value = map
+                        .next_value()
+                        .map_err(|error| Error::custom(format!("'{key}': {error}")))?;
                     if !seen.insert(key.clone()) {
                         return Err(Error::custom(format!("'{key}' twice")));
                     }

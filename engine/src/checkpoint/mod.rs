@@ -11,15 +11,15 @@ mod source;
 mod write;
 
 pub use config::{
-    Family, GenerationConfig, MAX_FEATURES, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, ModelConfig,
-    RopeConfig, RopeScaling,
+    Family, GenerationConfig, MAX_FEATURES, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS,
+    MAX_VOCAB, ModelConfig, RopeConfig, RopeScaling,
 };
 pub use error::{LoadError, LoadErrorKind};
 pub use folder::Folder;
 pub use names::{EMBEDDING, HEAD, LinearShape};
 pub use quantized::{
-    ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat, MAX_PARTS, QUANT_METHOD,
-    QuantizationConfig, check_flatten_map,
+    ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat,
+    MAX_PARTS, QUANT_METHOD, QuantizationConfig, check_flatten_map,
 };
 pub use safetensors::{Checkpoint, Dtype, DtypeName, TensorInfo};
 pub use source::ByteSource;

@@ -46,12 +46,24 @@ impl ModelConfig {
     pub fn norms(&self) -> Vec<(String, u32)> {
         let mut norms = Vec::new();
         for layer in 0..self.num_hidden_layers {
-            norms.push((format!("model.layers.{layer}.input_layernorm.weight"), self.hidden_size));
+            norms.push((
+                format!("model.layers.{layer}.input_layernorm.weight"),
+                self.hidden_size,
+            ));
             if self.qk_norm {
-                norms.push((format!("model.layers.{layer}.self_attn.q_norm.weight"), self.head_dim));
-                norms.push((format!("model.layers.{layer}.self_attn.k_norm.weight"), self.head_dim));
+                norms.push((
+                    format!("model.layers.{layer}.self_attn.q_norm.weight"),
+                    self.head_dim,
+                ));
+                norms.push((
+                    format!("model.layers.{layer}.self_attn.k_norm.weight"),
+                    self.head_dim,
+                ));
             }
-            norms.push((format!("model.layers.{layer}.post_attention_layernorm.weight"), self.hidden_size));
+            norms.push((
+                format!("model.layers.{layer}.post_attention_layernorm.weight"),
+                self.hidden_size,
+            ));
         }
         norms.push(("model.norm.weight".to_owned(), self.hidden_size));
         norms
@@ -59,6 +71,10 @@ impl ModelConfig {
 
     /// The embedding, and the head where it has a table of its own: `[vocab_size, hidden_size]` each.
     pub fn tables(&self) -> &'static [&'static str] {
-        if self.tie_word_embeddings { &[EMBEDDING] } else { &[EMBEDDING, HEAD] }
+        if self.tie_word_embeddings {
+            &[EMBEDDING]
+        } else {
+            &[EMBEDDING, HEAD]
+        }
     }
 }

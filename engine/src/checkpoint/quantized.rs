@@ -155,7 +155,13 @@ impl LinearFormat {
     fn parse(fields: &Fields) -> Result<Self, LoadError> {
         refuse_other_keys(
             fields,
-            &["weight_bits", "weight_scale", "group_size", "activation_bits", "activation_scale"],
+            &[
+                "weight_bits",
+                "weight_scale",
+                "group_size",
+                "activation_bits",
+                "activation_scale",
+            ],
         )?;
         let bits = |key| match fields.required_count(key, u32::MAX.into())? {
             4 => Ok(Bits::Int4),
@@ -167,7 +173,11 @@ impl LinearFormat {
             "channel" => Granularity::PerChannel,
             "tensor" => Granularity::PerTensor,
             other => {
-                return Err(fields.invalid("weight_scale", format!("'{other}'"), "'channel' or 'tensor'"));
+                return Err(fields.invalid(
+                    "weight_scale",
+                    format!("'{other}'"),
+                    "'channel' or 'tensor'",
+                ));
             }
         };
         let group_size = fields.required_count("group_size", u32::MAX.into())?;
@@ -181,10 +191,20 @@ impl LinearFormat {
             "dynamic" => ActivationScale::Dynamic,
             "static" => ActivationScale::Static,
             other => {
-                return Err(fields.invalid("activation_scale", format!("'{other}'"), "'dynamic' or 'static'"));
+                return Err(fields.invalid(
+                    "activation_scale",
+                    format!("'{other}'"),
+                    "'dynamic' or 'static'",
+                ));
             }
         };
-        Ok(Self { weight_bits, weight_scale, group_size, activation_bits: bits("activation_bits")?, activation_scale })
+        Ok(Self {
+            weight_bits,
+            weight_scale,
+            group_size,
+            activation_bits: bits("activation_bits")?,
+            activation_scale,
+        })
     }
 
     fn to_json(self) -> Value {
@@ -263,7 +283,13 @@ impl QuantizationConfig {
         // bitsandbytes wrote flags before there was a quant_method.
         let method = match fields.text("quant_method")? {
             Some(method) => method,
-            None if fields.value("load_in_4bit").or(fields.value("load_in_8bit")).is_some() => "bitsandbytes",
+            None if fields
+                .value("load_in_4bit")
+                .or(fields.value("load_in_8bit"))
+                .is_some() =>
+            {
+                "bitsandbytes"
+            }
             None => {
                 return Err(fields.invalid("quant_method", "nothing", format!("'{QUANT_METHOD}'")));
             }
@@ -277,12 +303,23 @@ impl QuantizationConfig {
             let expected = format!("{FORMAT_VERSION}, which is what this program reads");
             return Err(fields.invalid("version", version, expected));
         }
-        let known = ["quant_method", "version", "producer", "recipe", "default", "overrides", "kv_prefix"];
+        let known = [
+            "quant_method",
+            "version",
+            "producer",
+            "recipe",
+            "default",
+            "overrides",
+            "kv_prefix",
+        ];
         refuse_other_keys(&fields, &known)?;
         let mut overrides = BTreeMap::new();
         if let Some(formats) = fields.object("overrides")? {
             for name in formats.keys() {
-                overrides.insert(name.to_owned(), LinearFormat::parse(&formats.required_object(name)?)?);
+                overrides.insert(
+                    name.to_owned(),
+                    LinearFormat::parse(&formats.required_object(name)?)?,
+                );
             }
         }
         let kv_prefix = match fields.object("kv_prefix")? {
@@ -304,7 +341,10 @@ impl QuantizationConfig {
 
     /// As it stands in `config.json`.
     pub fn to_json(&self) -> Value {
-        let overrides = self.overrides.iter().map(|(name, format)| (name.clone(), format.to_json()));
+        let overrides = self
+            .overrides
+            .iter()
+            .map(|(name, format)| (name.clone(), format.to_json()));
         json!({
             "quant_method": QUANT_METHOD,
             "version": self.version,
@@ -320,9 +360,11 @@ impl QuantizationConfig {
 fn refuse_other_keys(fields: &Fields, known: &[&str]) -> Result<(), LoadError> {
     match fields.keys().find(|key| !known.contains(key)) {
         None => Ok(()),
-        Some(key) => {
-            Err(fields.invalid(key, "a key", format!("only {} in version {FORMAT_VERSION}", known.join(", "))))
-        }
+        Some(key) => Err(fields.invalid(
+            key,
+            "a key",
+            format!("only {} in version {FORMAT_VERSION}", known.join(", ")),
+        )),
     }
 }
 
@@ -336,13 +378,27 @@ pub(super) fn check_tensors(
     if let Some(prefix) = &quantization.kv_prefix {
         let found = format!("a prefix of {} tokens in '{}'", prefix.tokens, prefix.file);
         let expected = "null: this version of Plateau does not read stored prefixes";
-        return Err(LoadError::invalid(config_file, "quantization_config.kv_prefix", found, expected));
+        return Err(LoadError::invalid(
+            config_file,
+            "quantization_config.kv_prefix",
+            found,
+            expected,
+        ));
     }
     let linears = config.linears();
     let names: BTreeSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
-    if let Some(name) = quantization.overrides.keys().find(|name| !names.contains(name.as_str())) {
+    if let Some(name) = quantization
+        .overrides
+        .keys()
+        .find(|name| !names.contains(name.as_str()))
+    {
         let expected = "the name of a linear of this model";
-        return Err(LoadError::invalid(config_file, "quantization_config.overrides", format!("'{name}'"), expected));
+        return Err(LoadError::invalid(
+            config_file,
+            "quantization_config.overrides",
+            format!("'{name}'"),
+            expected,
+        ));
     }
     let (vocab, hidden) = (config.vocab_size.into(), config.hidden_size);
     for table in config.tables() {
@@ -353,23 +409,46 @@ pub(super) fn check_tensors(
     for (norm, len) in config.norms() {
         checkpoint.expect_dtype(&norm, &[len.into()], Dtype::F32)?;
     }
-    linears.iter().try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))
+    linears
+        .iter()
+        .try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))
 }
 
-fn check_linear(checkpoint: &Checkpoint, linear: &LinearShape, format: LinearFormat) -> Result<(), LoadError> {
-    let LinearShape { name, in_features, out_features, bias } = linear;
+fn check_linear(
+    checkpoint: &Checkpoint,
+    linear: &LinearShape,
+    format: LinearFormat,
+) -> Result<(), LoadError> {
+    let LinearShape {
+        name,
+        in_features,
+        out_features,
+        bias,
+    } = linear;
     let out = u64::from(*out_features);
     let extra = match format.activation_scale {
         ActivationScale::Dynamic => 0,
         ActivationScale::Static => {
             checkpoint.expect_dtype(&format!("{name}.input_scale"), &[1], Dtype::F32)?;
-            checkpoint.expect_dtype(&format!("{name}.flatten_index"), &[(*in_features).into(), 2], Dtype::U32)?;
+            checkpoint.expect_dtype(
+                &format!("{name}.flatten_index"),
+                &[(*in_features).into(), 2],
+                Dtype::U32,
+            )?;
             checkpoint.num_extra_channels(name, *in_features)?
         }
     };
     let flat = in_features + extra;
-    checkpoint.expect_dtype(&format!("{name}.qweight"), &[out, format.row_words(flat).into()], Dtype::U32)?;
-    checkpoint.expect_dtype(&format!("{name}.scales"), &[format.num_scales(*out_features).into()], Dtype::F32)?;
+    checkpoint.expect_dtype(
+        &format!("{name}.qweight"),
+        &[out, format.row_words(flat).into()],
+        Dtype::U32,
+    )?;
+    checkpoint.expect_dtype(
+        &format!("{name}.scales"),
+        &[format.num_scales(*out_features).into()],
+        Dtype::F32,
+    )?;
     if format.group_size > 0 {
         let words = format.multiplier_words(flat).into();
         checkpoint.expect_dtype(&format!("{name}.multipliers"), &[out, words], Dtype::U32)?;
@@ -386,7 +465,8 @@ impl Checkpoint {
         let source = self.folder.open("config.json")?;
         let text = source.read_text(MAX_CONFIG_BYTES).await?;
         let invalid = |found: String| LoadError::invalid(source.name(), "JSON", found, "an object");
-        let mut config: Map<String, Value> = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let mut config: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         config.insert("quantization_config".to_owned(), quantization.to_json());
         Ok(Value::Object(config))
     }
@@ -406,11 +486,21 @@ impl Checkpoint {
 
     /// The flatten map of a linear with static activations, in the form that the kernel `flatten_quantize` binds:
     /// the number of parts of each of `in_features` channels, then the word of each extra channel. Checked against its inverse.
-    pub async fn read_flatten_map(&self, name: &str, in_features: u32) -> Result<Vec<u32>, LoadError> {
+    pub async fn read_flatten_map(
+        &self,
+        name: &str,
+        in_features: u32,
+    ) -> Result<Vec<u32>, LoadError> {
         let extra = self.num_extra_channels(name, in_features)?;
         let tensor = format!("{name}.flatten_map");
         let map = self.read_u32(&tensor, 0, extra as usize).await?;
-        let index = self.read_u32(&format!("{name}.flatten_index"), 0, 2 * in_features as usize).await?;
+        let index = self
+            .read_u32(
+                &format!("{name}.flatten_index"),
+                0,
+                2 * in_features as usize,
+            )
+            .await?;
         check_flatten_map(&map, &index).map_err(|wrong| {
             LoadError::invalid(
                 self.folder.name(),
@@ -423,16 +513,25 @@ impl Checkpoint {
 
     /// The scale of a linear's static activations.
     pub async fn read_input_scale(&self, name: &str) -> Result<f32, LoadError> {
-        self.read_scales(&format!("{name}.input_scale"), 1).await.map(|scales| scales[0])
+        self.read_scales(&format!("{name}.input_scale"), 1)
+            .await
+            .map(|scales| scales[0])
     }
 
     /// `len` scales: finite and not negative.
     pub async fn read_scales(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         let scales = self.read_f32(name, 0, len).await?;
-        match (scales.iter().position(|&scale| scale < 0.0), self.tensors.get(name)) {
-            (Some(at), Some(info)) => {
-                Err(self.bad_tensor(name, info, &format!("element {at} of"), scales[at], "a scale of 0 or more"))
-            }
+        match (
+            scales.iter().position(|&scale| scale < 0.0),
+            self.tensors.get(name),
+        ) {
+            (Some(at), Some(info)) => Err(self.bad_tensor(
+                name,
+                info,
+                &format!("element {at} of"),
+                scales[at],
+                "a scale of 0 or more",
+            )),
             _ => Ok(scales),
         }
     }
@@ -449,13 +548,21 @@ pub struct BadFlattenMap {
 /// Whether a flatten map `[extra]` and its inverse `[in, 2]` agree. Returns the number of parts of each channel and then the map:
 /// what the kernel `flatten_quantize` binds.
 pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlattenMap> {
-    let wrong = |what: String, found: String, expected: String| BadFlattenMap { what, found, expected };
+    let wrong = |what: String, found: String, expected: String| BadFlattenMap {
+        what,
+        found,
+        expected,
+    };
     let mut parts = Vec::with_capacity(index.len() / 2 + map.len());
     let mut named = vec![false; map.len()];
     for (channel, row) in index.chunks_exact(2).enumerate() {
         let (first, count) = (row[0], row[1]);
         if !(1..=MAX_PARTS).contains(&count) {
-            return Err(wrong(format!("parts of channel {channel}"), count.to_string(), format!("1 to {MAX_PARTS}")));
+            return Err(wrong(
+                format!("parts of channel {channel}"),
+                count.to_string(),
+                format!("1 to {MAX_PARTS}"),
+            ));
         }
         if count == 1 && first != 0 {
             let what = format!("first extra channel of channel {channel}, which has none");
@@ -465,10 +572,16 @@ pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlat
             let extra = u64::from(first) + u64::from(part) - 1;
             let expected = channel as u64 | u64::from(part) << SOURCE_BITS;
             // Beyond the map there is nothing.
-            let found = usize::try_from(extra).ok().and_then(|extra| map.get(extra)).copied();
+            let found = usize::try_from(extra)
+                .ok()
+                .and_then(|extra| map.get(extra))
+                .copied();
             if found.map(u64::from) != Some(expected) {
-                let found = found.map_or("the map's end".to_owned(), |word| format!("0x{word:08x}"));
-                let what = format!("extra channel {extra}, which is part {part} of channel {channel} by flatten_index");
+                let found =
+                    found.map_or("the map's end".to_owned(), |word| format!("0x{word:08x}"));
+                let what = format!(
+                    "extra channel {extra}, which is part {part} of channel {channel} by flatten_index"
+                );
                 return Err(wrong(what, found, format!("0x{expected:08x}")));
             }
             named[extra as usize] = true;
@@ -478,7 +591,11 @@ pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlat
     let stray = (0..map.len()).find(|&extra| !named[extra] && map[extra] != FLATTEN_PADDING);
     if let Some(extra) = stray {
         let what = format!("extra channel {extra}, which flatten_index does not name");
-        return Err(wrong(what, format!("0x{:08x}", map[extra]), format!("0x{FLATTEN_PADDING:08x}")));
+        return Err(wrong(
+            what,
+            format!("0x{:08x}", map[extra]),
+            format!("0x{FLATTEN_PADDING:08x}"),
+        ));
     }
     parts.extend_from_slice(map);
     Ok(parts)

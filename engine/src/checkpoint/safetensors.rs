@@ -7,7 +7,9 @@
 use super::config::MAX_CONFIG_BYTES;
 use super::folder::is_file_name;
 use super::json::UniqueKeys;
-use super::{ByteSource, Folder, GenerationConfig, LoadError, ModelConfig, QuantizationConfig, quantized};
+use super::{
+    ByteSource, Folder, GenerationConfig, LoadError, ModelConfig, QuantizationConfig, quantized,
+};
 use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -39,7 +41,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    const KNOWN: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::U32, Dtype::I32, Dtype::U8];
+    const KNOWN: [Dtype; 6] = [
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::U32,
+        Dtype::I32,
+        Dtype::U8,
+    ];
 
     fn parse(name: &str) -> Option<Self> {
         let known = Self::KNOWN.into_iter().find(|dtype| dtype.name() == name);
@@ -98,11 +107,15 @@ impl DtypeName {
     const LONGEST: usize = 16;
 
     fn new(name: &str) -> Option<Self> {
-        let well_formed = name.len() <= Self::LONGEST && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let well_formed =
+            name.len() <= Self::LONGEST && name.bytes().all(|byte| byte.is_ascii_graphic());
         well_formed.then(|| {
             let mut bytes = [0; Self::LONGEST];
             bytes[..name.len()].copy_from_slice(name.as_bytes());
-            Self { bytes, len: name.len() }
+            Self {
+                bytes,
+                len: name.len(),
+            }
         })
     }
 
@@ -162,10 +175,19 @@ impl Checkpoint {
         };
 
         let (files, tensors) = open_tensors(&folder).await?;
-        let checkpoint = Self { folder, config, generation, quantization, tensors, files };
+        let checkpoint = Self {
+            folder,
+            config,
+            generation,
+            quantization,
+            tensors,
+            files,
+        };
         match &checkpoint.quantization {
             None => checkpoint.check_float_tensors()?,
-            Some(quantization) => quantized::check_tensors(&checkpoint, quantization, &config_file)?,
+            Some(quantization) => {
+                quantized::check_tensors(&checkpoint, quantization, &config_file)?
+            }
         }
         Ok(checkpoint)
     }
@@ -177,13 +199,24 @@ impl Checkpoint {
         };
         if info.shape != shape {
             let expected = format!("{shape:?} by config.json");
-            return Err(self.bad_tensor(name, info, "shape of", format!("{:?}", info.shape), expected));
+            return Err(self.bad_tensor(
+                name,
+                info,
+                "shape of",
+                format!("{:?}", info.shape),
+                expected,
+            ));
         }
         Ok(info)
     }
 
     /// [`Checkpoint::expect`], of one dtype.
-    pub fn expect_dtype(&self, name: &str, shape: &[u64], dtype: Dtype) -> Result<&TensorInfo, LoadError> {
+    pub fn expect_dtype(
+        &self,
+        name: &str,
+        shape: &[u64],
+        dtype: Dtype,
+    ) -> Result<&TensorInfo, LoadError> {
         let info = self.expect(name, shape)?;
         if info.dtype != dtype {
             return Err(self.bad_tensor(name, info, "dtype of", info.dtype, dtype));
@@ -202,17 +235,33 @@ impl Checkpoint {
     pub async fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), LoadError> {
         let info = self.find(name)?;
         self.check_range(name, info, offset, buffer.len() as u64, info.bytes, "bytes")?;
-        self.files[info.file].read_at(info.offset + offset, buffer).await
+        self.files[info.file]
+            .read_at(info.offset + offset, buffer)
+            .await
     }
 
     /// `len` elements of a float tensor from element `first`, widened to f32 (exactly). NaN and infinity are errors.
-    pub async fn read_f32(&self, name: &str, first: u64, len: usize) -> Result<Vec<f32>, LoadError> {
+    pub async fn read_f32(
+        &self,
+        name: &str,
+        first: u64,
+        len: usize,
+    ) -> Result<Vec<f32>, LoadError> {
         let info = self.find(name)?;
         self.check_float(name, info)?;
         let values = match info.dtype {
-            Dtype::F16 => self.read_elements(name, first, len, |b| f16::from_le_bytes(b).to_f32()).await?,
-            Dtype::BF16 => self.read_elements(name, first, len, |b| bf16::from_le_bytes(b).to_f32()).await?,
-            _ => self.read_elements(name, first, len, f32::from_le_bytes).await?,
+            Dtype::F16 => {
+                self.read_elements(name, first, len, |b| f16::from_le_bytes(b).to_f32())
+                    .await?
+            }
+            Dtype::BF16 => {
+                self.read_elements(name, first, len, |b| bf16::from_le_bytes(b).to_f32())
+                    .await?
+            }
+            _ => {
+                self.read_elements(name, first, len, f32::from_le_bytes)
+                    .await?
+            }
         };
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
@@ -224,12 +273,18 @@ impl Checkpoint {
     }
 
     /// `len` words of a U32 or I32 tensor from word `first`.
-    pub async fn read_u32(&self, name: &str, first: u64, len: usize) -> Result<Vec<u32>, LoadError> {
+    pub async fn read_u32(
+        &self,
+        name: &str,
+        first: u64,
+        len: usize,
+    ) -> Result<Vec<u32>, LoadError> {
         let info = self.find(name)?;
         if !matches!(info.dtype, Dtype::U32 | Dtype::I32) {
             return Err(self.bad_tensor(name, info, "dtype of", info.dtype, "U32 or I32"));
         }
-        self.read_elements(name, first, len, u32::from_le_bytes).await
+        self.read_elements(name, first, len, u32::from_le_bytes)
+            .await
     }
 
     /// The file that holds a tensor, for messages.
@@ -260,17 +315,26 @@ impl Checkpoint {
             let offset = info.offset + (first + values.len() as u64) * BYTES as u64;
             self.files[info.file].read_at(offset, bytes).await?;
             let elements = bytes.chunks_exact(BYTES);
-            values.extend(elements.map(|element| convert(element.try_into().expect("chunks are BYTES long"))));
+            values.extend(
+                elements.map(|element| convert(element.try_into().expect("chunks are BYTES long"))),
+            );
         }
         Ok(values)
     }
 
     fn find(&self, name: &str) -> Result<&TensorInfo, LoadError> {
-        self.tensors.get(name).ok_or_else(|| self.missing(name, "a tensor"))
+        self.tensors
+            .get(name)
+            .ok_or_else(|| self.missing(name, "a tensor"))
     }
 
     fn missing(&self, name: &str, expected: impl ToString) -> LoadError {
-        LoadError::invalid(self.folder.name(), format!("tensor '{name}'"), "nothing", expected)
+        LoadError::invalid(
+            self.folder.name(),
+            format!("tensor '{name}'"),
+            "nothing",
+            expected,
+        )
     }
 
     pub(super) fn bad_tensor(
@@ -281,7 +345,12 @@ impl Checkpoint {
         found: impl ToString,
         expected: impl ToString,
     ) -> LoadError {
-        LoadError::invalid(self.file_of(info), format!("{what} tensor '{name}'"), found, expected)
+        LoadError::invalid(
+            self.file_of(info),
+            format!("{what} tensor '{name}'"),
+            found,
+            expected,
+        )
     }
 
     fn check_float(&self, name: &str, info: &TensorInfo) -> Result<(), LoadError> {
@@ -316,33 +385,52 @@ impl Checkpoint {
     fn check_float_tensors(&self) -> Result<(), LoadError> {
         let config = &self.config;
         for table in config.tables() {
-            self.expect_float(&format!("{table}.weight"), &[config.vocab_size.into(), config.hidden_size.into()])?;
+            self.expect_float(
+                &format!("{table}.weight"),
+                &[config.vocab_size.into(), config.hidden_size.into()],
+            )?;
         }
         for (norm, len) in config.norms() {
             self.expect_float(&norm, &[len.into()])?;
         }
         for linear in config.linears() {
             let weight = format!("{}.weight", linear.name);
-            self.expect_float(&weight, &[linear.out_features.into(), linear.in_features.into()])?;
+            self.expect_float(
+                &weight,
+                &[linear.out_features.into(), linear.in_features.into()],
+            )?;
             self.check_bias(&linear.name, linear.out_features, linear.bias)?;
         }
         Ok(())
     }
 
     /// A bias is there where the family has one, and only there: one that nobody adds would be a wrong answer.
-    pub(super) fn check_bias(&self, linear: &str, out_features: u32, wanted: bool) -> Result<(), LoadError> {
+    pub(super) fn check_bias(
+        &self,
+        linear: &str,
+        out_features: u32,
+        wanted: bool,
+    ) -> Result<(), LoadError> {
         let name = format!("{linear}.bias");
         if wanted {
             self.expect_float(&name, &[out_features.into()])?;
         } else if let Some(info) = self.tensors.get(&name) {
-            return Err(self.bad_tensor(&name, info, "presence of", "a bias", "none by config.json"));
+            return Err(self.bad_tensor(
+                &name,
+                info,
+                "presence of",
+                "a bias",
+                "none by config.json",
+            ));
         }
         Ok(())
     }
 }
 
 /// The files that hold a folder's tensors, and where each tensor lies.
-async fn open_tensors(folder: &Folder) -> Result<(Vec<ByteSource>, BTreeMap<String, TensorInfo>), LoadError> {
+async fn open_tensors(
+    folder: &Folder,
+) -> Result<(Vec<ByteSource>, BTreeMap<String, TensorInfo>), LoadError> {
     if folder.contains(SINGLE_FILE) {
         let source = folder.open(SINGLE_FILE)?;
         let tensors = read_header(&source, 0).await?;
@@ -369,14 +457,22 @@ async fn open_tensors(folder: &Folder) -> Result<(Vec<ByteSource>, BTreeMap<Stri
     }
     let mut tensors = BTreeMap::new();
     for (tensor, file) in &weight_map {
-        match shards.get_mut(file.as_str()).and_then(|shard| shard.remove(tensor)) {
+        match shards
+            .get_mut(file.as_str())
+            .and_then(|shard| shard.remove(tensor))
+        {
             Some(info) => {
                 tensors.insert(tensor.clone(), info);
             }
             None => {
                 let what = format!("tensor '{tensor}'");
                 let expected = format!("the tensor, by {INDEX_FILE}");
-                return Err(LoadError::invalid(folder.file_name(file), what, "nothing", expected));
+                return Err(LoadError::invalid(
+                    folder.file_name(file),
+                    what,
+                    "nothing",
+                    expected,
+                ));
             }
         }
     }
@@ -390,8 +486,14 @@ async fn read_index(index: &ByteSource) -> Result<Vec<(String, String)>, LoadErr
         weight_map: UniqueKeys<String>,
     }
     let text = index.read_text(MAX_HEADER_BYTES).await?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|error| LoadError::invalid(index.name(), "index", error, "a weight_map from tensors to files"))?;
+    let parsed: Index = serde_json::from_str(&text).map_err(|error| {
+        LoadError::invalid(
+            index.name(),
+            "index",
+            error,
+            "a weight_map from tensors to files",
+        )
+    })?;
     let weight_map = parsed.weight_map.0;
     if let Some((tensor, file)) = weight_map.iter().find(|(_, file)| !is_file_name(file)) {
         let what = format!("file of tensor '{tensor}'");
@@ -416,12 +518,20 @@ struct HeaderTensor {
 }
 
 /// The tensors of one file, each checked: no hole, no overlap, nothing beyond the end.
-async fn read_header(source: &ByteSource, file: usize) -> Result<BTreeMap<String, TensorInfo>, LoadError> {
-    let invalid =
-        |what: &str, found: String, expected: String| LoadError::invalid(source.name(), what, found, expected);
+async fn read_header(
+    source: &ByteSource,
+    file: usize,
+) -> Result<BTreeMap<String, TensorInfo>, LoadError> {
+    let invalid = |what: &str, found: String, expected: String| {
+        LoadError::invalid(source.name(), what, found, expected)
+    };
     if source.len() < LENGTH_BYTES {
         let expected = format!("at least {LENGTH_BYTES} (a safetensors file)");
-        return Err(invalid("length", format!("{} bytes", source.len()), expected));
+        return Err(invalid(
+            "length",
+            format!("{} bytes", source.len()),
+            expected,
+        ));
     }
     let mut length = [0; LENGTH_BYTES as usize];
     source.read_at(0, &mut length).await?;
@@ -429,12 +539,18 @@ async fn read_header(source: &ByteSource, file: usize) -> Result<BTreeMap<String
     // Before the header is allocated: no longer than the format allows, nor than the file is.
     let longest = MAX_HEADER_BYTES.min(source.len() - LENGTH_BYTES);
     if header_bytes > longest {
-        return Err(invalid("header length", format!("{header_bytes} bytes"), format!("at most {longest}")));
+        return Err(invalid(
+            "header length",
+            format!("{header_bytes} bytes"),
+            format!("at most {longest}"),
+        ));
     }
     let mut header = vec![0; header_bytes as usize];
     source.read_at(LENGTH_BYTES, &mut header).await?;
     if header.first() != Some(&b'{') {
-        let found = header.first().map_or("nothing".to_owned(), |byte| format!("byte 0x{byte:02x}"));
+        let found = header
+            .first()
+            .map_or("nothing".to_owned(), |byte| format!("byte 0x{byte:02x}"));
         return Err(invalid("start of the header", found, "'{'".to_owned()));
     }
     let entries: UniqueKeys<&RawValue> = serde_json::from_slice(&header)
@@ -477,31 +593,65 @@ async fn read_header(source: &ByteSource, file: usize) -> Result<BTreeMap<String
             format!("{end}, where the last tensor ends"),
         ));
     }
-    let placed =
-        tensors.into_iter().map(|(name, info)| (name, TensorInfo { file, offset: data_start + info.offset, ..info }));
+    let placed = tensors.into_iter().map(|(name, info)| {
+        (
+            name,
+            TensorInfo {
+                file,
+                offset: data_start + info.offset,
+                ..info
+            },
+        )
+    });
     Ok(placed.collect())
 }
 
 /// A tensor whose range is within the data and as long as its shape says; the offset still counts from the end of the header.
-fn check_entry(source: &ByteSource, name: &str, entry: HeaderTensor, data_bytes: u64) -> Result<TensorInfo, LoadError> {
+fn check_entry(
+    source: &ByteSource,
+    name: &str,
+    entry: HeaderTensor,
+    data_bytes: u64,
+) -> Result<TensorInfo, LoadError> {
     let invalid = |what: &str, found: String, expected: String| {
-        LoadError::invalid(source.name(), format!("{what} of tensor '{name}'"), found, expected)
+        LoadError::invalid(
+            source.name(),
+            format!("{what} of tensor '{name}'"),
+            found,
+            expected,
+        )
     };
     let [begin, end] = entry.data_offsets;
     if begin > end || end > data_bytes {
-        let expected = format!("an ascending range within the {data_bytes} bytes of data in the file");
+        let expected =
+            format!("an ascending range within the {data_bytes} bytes of data in the file");
         return Err(invalid("data_offsets", format!("{begin}..{end}"), expected));
     }
     let bytes = end - begin;
     let Some(dtype) = Dtype::parse(&entry.dtype) else {
-        return Err(invalid("dtype", format!("'{}'", entry.dtype), "the name of a data type".to_owned()));
+        return Err(invalid(
+            "dtype",
+            format!("'{}'", entry.dtype),
+            "the name of a data type".to_owned(),
+        ));
     };
     if entry.shape.len() > MAX_RANK {
-        return Err(invalid("rank", entry.shape.len().to_string(), format!("at most {MAX_RANK}")));
+        return Err(invalid(
+            "rank",
+            entry.shape.len().to_string(),
+            format!("at most {MAX_RANK}"),
+        ));
     }
-    let elements = entry.shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size));
+    let elements = entry
+        .shape
+        .iter()
+        .try_fold(1_u64, |product, &size| product.checked_mul(size));
     let Some(elements) = elements else {
-        return Err(invalid("shape", format!("{:?}", entry.shape), "fewer than 2^64 elements".to_owned()));
+        return Err(invalid(
+            "shape",
+            format!("{:?}", entry.shape),
+            "fewer than 2^64 elements".to_owned(),
+        ));
     };
     if let Some(bits) = dtype.bits() {
         // In 128 bits: the product cannot overflow.
@@ -512,5 +662,11 @@ fn check_entry(source: &ByteSource, name: &str, entry: HeaderTensor, data_bytes:
             return Err(invalid("length", format!("{bytes} bytes"), expected));
         }
     }
-    Ok(TensorInfo { dtype, shape: entry.shape, file: 0, offset: begin, bytes })
+    Ok(TensorInfo {
+        dtype,
+        shape: entry.shape,
+        file: 0,
+        offset: begin,
+        bytes,
+    })
 }

@@ -16,10 +16,17 @@ impl ByteSource {
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let name = path.display().to_string();
         // Asked before opening, since opening a pipe would wait for its other end.
-        let io = |source| LoadError::Io { file: name.clone(), source };
+        let io = |source| LoadError::Io {
+            file: name.clone(),
+            source,
+        };
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
-            let found = if metadata.is_dir() { "a folder" } else { "neither file nor folder" };
+            let found = if metadata.is_dir() {
+                "a folder"
+            } else {
+                "neither file nor folder"
+            };
             return Err(LoadError::invalid(&name, "kind", found, "a file"));
         }
         let file = File::open(path).map_err(io)?;
@@ -47,7 +54,9 @@ impl ByteSource {
 
     /// Fills `buffer` from `offset`; an error where the source ends before.
     pub async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), LoadError> {
-        let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.len());
+        let end = offset
+            .checked_add(buffer.len() as u64)
+            .filter(|&end| end <= self.len());
         let Some(end) = end else {
             return Err(self.truncated(offset, buffer.len(), self.len()));
         };
@@ -58,7 +67,10 @@ impl ByteSource {
                     let len = file.metadata().map_or(0, |metadata| metadata.len());
                     Err(self.truncated(offset, buffer.len(), len))
                 }
-                Err(source) => Err(LoadError::Io { file: name.clone(), source }),
+                Err(source) => Err(LoadError::Io {
+                    file: name.clone(),
+                    source,
+                }),
                 Ok(()) => Ok(()),
             },
             Self::Memory { bytes, .. } => {
@@ -74,7 +86,12 @@ impl ByteSource {
         let bytes = self.read_all(limit).await?;
         String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
-            LoadError::invalid(self.name(), "text", format!("a byte that is not UTF-8 at {at}"), "UTF-8")
+            LoadError::invalid(
+                self.name(),
+                "text",
+                format!("a byte that is not UTF-8 at {at}"),
+                "UTF-8",
+            )
         })
     }
 

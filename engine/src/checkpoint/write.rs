@@ -13,7 +13,11 @@ pub const DEFAULT_SHARD_BYTES: u64 = (2 << 30) - (1 << 20);
 /// Headers are padded with spaces to this, so that tensors start aligned.
 const ALIGNMENT: u64 = 8;
 /// Files of a float model that its quantized one has unchanged.
-const COPIED: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+const COPIED: [&str; 3] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+];
 /// Longest of them.
 const MAX_COPIED_BYTES: u64 = 1 << 28;
 
@@ -40,7 +44,10 @@ pub struct NewTensor {
 
 impl NewTensor {
     pub fn bytes(&self) -> u64 {
-        let bits = self.dtype.bits().expect("only known data types are written");
+        let bits = self
+            .dtype
+            .bits()
+            .expect("only known data types are written");
         self.shape.iter().product::<u64>() * bits / 8
     }
 }
@@ -66,18 +73,39 @@ impl CheckpointWriter {
     /// than this; a tensor that is longer has a shard of its own. An error if the folder holds a checkpoint already.
     ///
     /// Panics on tensors of a data type that this program does not know.
-    pub fn create(folder: &Path, tensors: Vec<NewTensor>, shard_bytes: u64) -> Result<Self, WriteError> {
-        let io = |source| WriteError::Io { file: folder.display().to_string(), source };
+    pub fn create(
+        folder: &Path,
+        tensors: Vec<NewTensor>,
+        shard_bytes: u64,
+    ) -> Result<Self, WriteError> {
+        let io = |source| WriteError::Io {
+            file: folder.display().to_string(),
+            source,
+        };
         std::fs::create_dir_all(folder).map_err(io)?;
         for entry in std::fs::read_dir(folder).map_err(io)? {
-            let file = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
+            let file = entry
+                .map_err(io)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
             // A stale file would be read in place of a new one.
             if file.ends_with(".safetensors") || file == INDEX_FILE || file == "config.json" {
-                return Err(WriteError::Occupied { folder: folder.display().to_string(), file });
+                return Err(WriteError::Occupied {
+                    folder: folder.display().to_string(),
+                    file,
+                });
             }
         }
         let shards = split(tensors, shard_bytes);
-        let mut writer = Self { folder: folder.to_owned(), shards, shard: 0, tensor: 0, written: 0, out: None };
+        let mut writer = Self {
+            folder: folder.to_owned(),
+            shards,
+            shard: 0,
+            tensor: 0,
+            written: 0,
+            out: None,
+        };
         writer.begin_shard()?;
         writer.skip_finished()?;
         Ok(writer)
@@ -88,11 +116,20 @@ impl CheckpointWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        let current = self.shards.get(self.shard).and_then(|shard| shard.tensors.get(self.tensor));
+        let current = self
+            .shards
+            .get(self.shard)
+            .and_then(|shard| shard.tensors.get(self.tensor));
         let tensor = current.expect("more bytes than were announced");
-        assert_eq!(tensor.name, name, "tensors are written in the order in which they were announced");
+        assert_eq!(
+            tensor.name, name,
+            "tensors are written in the order in which they were announced"
+        );
         self.written += bytes.len() as u64;
-        assert!(self.written <= tensor.bytes(), "{name} has more bytes than were announced");
+        assert!(
+            self.written <= tensor.bytes(),
+            "{name} has more bytes than were announced"
+        );
         self.write(bytes)?;
         self.skip_finished()
     }
@@ -105,14 +142,21 @@ impl CheckpointWriter {
 
     /// [`CheckpointWriter::append`] of floats.
     pub fn append_f32(&mut self, name: &str, values: &[f32]) -> Result<(), WriteError> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.append(name, &bytes)
     }
 
     /// Writes the index if there are several shards, and `config` as `config.json`: last, so that a folder with a config is
     /// whole. Panics when a tensor is missing.
     pub fn finish(self, config: &Value) -> Result<(), WriteError> {
-        assert_eq!(self.shard, self.shards.len(), "a tensor that was announced was not written");
+        assert_eq!(
+            self.shard,
+            self.shards.len(),
+            "a tensor that was announced was not written"
+        );
         if self.shards.len() > 1 {
             let mut weight_map = Map::new();
             let mut total = 0;
@@ -154,7 +198,10 @@ impl CheckpointWriter {
         };
         let header = header(&shard.tensors);
         let path = self.folder.join(&shard.file);
-        let file = File::create(&path).map_err(|source| WriteError::Io { file: path.display().to_string(), source })?;
+        let file = File::create(&path).map_err(|source| WriteError::Io {
+            file: path.display().to_string(),
+            source,
+        })?;
         self.out = Some(BufWriter::new(file));
         self.write(&(header.len() as u64).to_le_bytes())?;
         self.write(&header)
@@ -163,7 +210,10 @@ impl CheckpointWriter {
     fn end_shard(&mut self) -> Result<(), WriteError> {
         match self.out.take() {
             None => Ok(()),
-            Some(mut out) => out.flush().and_then(|()| out.get_ref().sync_all()).map_err(|source| self.io(source)),
+            Some(mut out) => out
+                .flush()
+                .and_then(|()| out.get_ref().sync_all())
+                .map_err(|source| self.io(source)),
         }
     }
 
@@ -175,8 +225,14 @@ impl CheckpointWriter {
     }
 
     fn io(&self, source: std::io::Error) -> WriteError {
-        let file = self.shards.get(self.shard).map_or(SINGLE_FILE, |shard| &shard.file);
-        WriteError::Io { file: self.folder.join(file).display().to_string(), source }
+        let file = self
+            .shards
+            .get(self.shard)
+            .map_or(SINGLE_FILE, |shard| &shard.file);
+        WriteError::Io {
+            file: self.folder.join(file).display().to_string(),
+            source,
+        }
     }
 }
 
@@ -199,7 +255,14 @@ fn split(tensors: Vec<NewTensor>, shard_bytes: u64) -> Vec<Shard> {
         1 => SINGLE_FILE.to_owned(),
         _ => format!("model-{number:05}-of-{count:05}.safetensors"),
     };
-    groups.into_iter().enumerate().map(|(i, tensors)| Shard { file: file(i + 1), tensors }).collect()
+    groups
+        .into_iter()
+        .enumerate()
+        .map(|(i, tensors)| Shard {
+            file: file(i + 1),
+            tensors,
+        })
+        .collect()
 }
 
 /// The header of a file, in the tensors' order.
@@ -226,7 +289,10 @@ fn write_json(path: &Path, value: &Value) -> Result<(), WriteError> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    std::fs::write(path, bytes).map_err(|source| WriteError::Io { file: path.display().to_string(), source })
+    std::fs::write(path, bytes).map_err(|source| WriteError::Io {
+        file: path.display().to_string(),
+        source,
+    })
 }
 
 /// Copies a model's tokenizer and generation settings, those that are there.

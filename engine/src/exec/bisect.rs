@@ -37,17 +37,28 @@ pub async fn bisect(
 ) -> Result<Option<Divergence>, DeviceError> {
     let written: BTreeSet<BufferId> = plan.dispatches.iter().flat_map(Dispatch::writes).collect();
     for (index, dispatch) in plan.dispatches.iter().enumerate() {
-        let inputs: BTreeSet<BufferId> = dispatch.bindings.iter().copied().filter(|id| written.contains(id)).collect();
+        let inputs: BTreeSet<BufferId> = dispatch
+            .bindings
+            .iter()
+            .copied()
+            .filter(|id| written.contains(id))
+            .collect();
         for id in inputs {
             let words = read(plan, shared, &mut reference, id).await?;
             device.executor.write_in(Some(device.plan), id, 0, &words)?;
         }
-        reference.executor.run_range(reference.plan, index..index + 1)?;
+        reference
+            .executor
+            .run_range(reference.plan, index..index + 1)?;
         device.executor.run_range(device.plan, index..index + 1)?;
         for id in dispatch.writes() {
             let expected = read(plan, shared, &mut reference, id).await?;
             let found = read(plan, shared, &mut device, id).await?;
-            let binding = 1 + dispatch.bindings.iter().position(|b| *b == id).expect("writes are bindings");
+            let binding = 1 + dispatch
+                .bindings
+                .iter()
+                .position(|b| *b == id)
+                .expect("writes are bindings");
             if let Err(message) = judge(dispatch, binding, &found, &expected) {
                 return Ok(Some(Divergence {
                     index,
@@ -62,7 +73,11 @@ pub async fn bisect(
     Ok(None)
 }
 
-fn desc<'a>(plan: &'a Plan, shared: &'a SharedBuffers, id: BufferId) -> &'a crate::plan::BufferDesc {
+fn desc<'a>(
+    plan: &'a Plan,
+    shared: &'a SharedBuffers,
+    id: BufferId,
+) -> &'a crate::plan::BufferDesc {
     match id {
         BufferId::Shared(i) => &shared.descs[i as usize],
         BufferId::Scratch(i) => &plan.scratch[i as usize],
@@ -75,5 +90,7 @@ async fn read(
     side: &mut Side<'_>,
     id: BufferId,
 ) -> Result<Vec<u32>, DeviceError> {
-    side.executor.read(Some(side.plan), id, 0..desc(plan, shared, id).words).await
+    side.executor
+        .read(Some(side.plan), id, 0..desc(plan, shared, id).words)
+        .await
 }

@@ -17,7 +17,11 @@ impl CpuExecutor {
     }
 
     pub(super) fn prepare(&mut self, plan: Plan) -> usize {
-        let scratch = plan.scratch.iter().map(|desc| vec![0; desc.words as usize]).collect();
+        let scratch = plan
+            .scratch
+            .iter()
+            .map(|desc| vec![0; desc.words as usize])
+            .collect();
         self.plans.push(Some((plan, scratch)));
         self.plans.len() - 1
     }
@@ -31,18 +35,28 @@ impl CpuExecutor {
             BufferId::Shared(i) => &mut self.shared[i as usize],
             BufferId::Scratch(i) => {
                 let plan = plan.expect("a scratch buffer is named together with its plan");
-                &mut self.plans[plan].as_mut().expect("the plan was not released").1[i as usize]
+                &mut self.plans[plan]
+                    .as_mut()
+                    .expect("the plan was not released")
+                    .1[i as usize]
             }
         }
     }
 
     /// Number of dispatches of a plan.
     pub(super) fn len(&self, plan: usize) -> usize {
-        self.plans[plan].as_ref().expect("the plan was not released").0.dispatches.len()
+        self.plans[plan]
+            .as_ref()
+            .expect("the plan was not released")
+            .0
+            .dispatches
+            .len()
     }
 
     pub(super) fn run(&mut self, plan: usize, dispatches: Range<usize>) {
-        let (plan, scratch) = self.plans[plan].as_mut().expect("the plan was not released");
+        let (plan, scratch) = self.plans[plan]
+            .as_mut()
+            .expect("the plan was not released");
         for dispatch in &plan.dispatches[dispatches] {
             run_dispatch(dispatch, &mut self.shared, scratch);
         }
@@ -71,7 +85,11 @@ fn run_dispatch(dispatch: &Dispatch, shared: &mut [Vec<u32>], scratch: &mut [Vec
             }
         })
         .collect();
-    (dispatch.kernel.run)(&mut Call::new(&dispatch.params, &dispatch.constants, buffers));
+    (dispatch.kernel.run)(&mut Call::new(
+        &dispatch.params,
+        &dispatch.constants,
+        buffers,
+    ));
     for (id, words) in written {
         match id {
             BufferId::Shared(i) => shared[i as usize] = words,

@@ -35,7 +35,9 @@ impl FromStr for DeviceChoice {
         Ok(match s.to_ascii_lowercase().as_str() {
             "auto" => Self::Auto,
             "twin" | "cpu" => Self::Twin,
-            other => other.parse().map_or_else(|_| Self::Name(s.to_owned()), Self::Index),
+            other => other
+                .parse()
+                .map_or_else(|_| Self::Name(s.to_owned()), Self::Index),
         })
     }
 }
@@ -74,9 +76,18 @@ pub enum DeviceError {
     #[error("{name}: cannot be used: {reason}")]
     Refused { name: String, reason: String },
     #[error("{label}: {bytes} bytes do not fit one buffer of {name}, which holds {limit} at most")]
-    TooLarge { name: String, label: String, bytes: u64, limit: u64 },
+    TooLarge {
+        name: String,
+        label: String,
+        bytes: u64,
+        limit: u64,
+    },
     #[error("{name}: out of device memory at '{label}' ({bytes} bytes)")]
-    OutOfMemory { name: String, label: String, bytes: u64 },
+    OutOfMemory {
+        name: String,
+        label: String,
+        bytes: u64,
+    },
     #[error("{name}: the device was lost: {reason}")]
     Lost { name: String, reason: String },
     #[error("{name}: the driver failed: {reason}")]
@@ -211,7 +222,9 @@ impl Executor {
                 let all = 0..cpu.len(plan.0);
                 cpu.run(plan.0, all);
                 let range = words.start as usize..words.end as usize;
-                Ok(Readback::Ready(cpu.words_mut(Some(plan.0), id)[range].to_vec()))
+                Ok(Readback::Ready(
+                    cpu.words_mut(Some(plan.0), id)[range].to_vec(),
+                ))
             }
             Self::Gpu(gpu) => {
                 let pending = gpu.run(plan.0, None, Some((id, words)))?;
@@ -229,7 +242,9 @@ impl Executor {
     ) -> Result<Vec<u32>, DeviceError> {
         let plan = plan.map(|plan| plan.0);
         match self {
-            Self::Cpu(cpu) => Ok(cpu.words_mut(plan, id)[words.start as usize..words.end as usize].to_vec()),
+            Self::Cpu(cpu) => {
+                Ok(cpu.words_mut(plan, id)[words.start as usize..words.end as usize].to_vec())
+            }
             Self::Gpu(gpu) => {
                 let pending = gpu.read(plan, id, words)?;
                 gpu.wait(pending).await
@@ -266,7 +281,10 @@ pub struct Opened {
 /// [`DeviceChoice::Auto`] without any usable adapter gives the twins, and a notice that says so and how to get a driver.
 pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
     if *choice == DeviceChoice::Twin {
-        return Ok(Opened { executor: Executor::twin(), notice: "device: CPU twins (asked for; slow)".to_owned() });
+        return Ok(Opened {
+            executor: Executor::twin(),
+            notice: "device: CPU twins (asked for; slow)".to_owned(),
+        });
     }
     match gpu::open(choice).await {
         Ok((executor, reason)) => {
@@ -275,11 +293,16 @@ pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
                 "device: {} ({}, {}, {}): {reason}",
                 adapter.name, adapter.backend, adapter.kind, adapter.driver
             );
-            Ok(Opened { executor: Executor::Gpu(Box::new(executor)), notice })
+            Ok(Opened {
+                executor: Executor::Gpu(Box::new(executor)),
+                notice,
+            })
         }
         Err(DeviceError::NoAdapter) if *choice == DeviceChoice::Auto => Ok(Opened {
             executor: Executor::twin(),
-            notice: format!("device: CPU twins, which are slow: no usable GPU adapter was found. {DRIVER_HINT}"),
+            notice: format!(
+                "device: CPU twins, which are slow: no usable GPU adapter was found. {DRIVER_HINT}"
+            ),
         }),
         Err(error) => Err(error),
     }

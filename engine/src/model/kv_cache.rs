@@ -21,7 +21,11 @@ pub struct Pages {
 
 impl Pages {
     pub fn new(total: u32) -> Self {
-        Self { free: (0..total).rev().collect(), total, held: BTreeMap::new() }
+        Self {
+            free: (0..total).rev().collect(),
+            total,
+            held: BTreeMap::new(),
+        }
     }
 
     /// Makes room for `len` tokens of `sequence`; gives its pages, and whether there are new ones.
@@ -30,14 +34,24 @@ impl Pages {
         let held = self.held.entry(sequence).or_default();
         let grown = held.len() < needed;
         while held.len() < needed {
-            held.push(self.free.pop().ok_or(PagesExhausted { pages: self.total })?);
+            held.push(
+                self.free
+                    .pop()
+                    .ok_or(PagesExhausted { pages: self.total })?,
+            );
         }
         Ok((held, grown))
     }
 
     /// Gives the pages of `sequence` back.
     pub fn release(&mut self, sequence: u32) {
-        self.free.extend(self.held.remove(&sequence).unwrap_or_default().into_iter().rev());
+        self.free.extend(
+            self.held
+                .remove(&sequence)
+                .unwrap_or_default()
+                .into_iter()
+                .rev(),
+        );
     }
 }
 

@@ -16,7 +16,13 @@ struct Scratch {
 }
 
 /// Embedding and decoder layers: the residual stream, [rows, hidden].
-pub(super) fn decoder(model: &Model, plan: &mut Plan, tokens: BufferId, input: AttentionInput, rows: u32) -> BufferId {
+pub(super) fn decoder(
+    model: &Model,
+    plan: &mut Plan,
+    tokens: BufferId,
+    input: AttentionInput,
+    rows: u32,
+) -> BufferId {
     let config = &model.config;
     let n = u64::from(rows);
     let heads = config.num_attention_heads * config.head_dim;
@@ -38,7 +44,18 @@ pub(super) fn decoder(model: &Model, plan: &mut Plan, tokens: BufferId, input: A
             head_dim: config.head_dim,
             window: config.windows[i].unwrap_or(0),
         };
-        block(model, plan, i, layer, shape, model.kv_pools[i], input, &scratch, x, rows);
+        block(
+            model,
+            plan,
+            i,
+            layer,
+            shape,
+            model.kv_pools[i],
+            input,
+            &scratch,
+            x,
+            rows,
+        );
     }
     x
 }
@@ -60,8 +77,25 @@ fn block(
     let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
     let label = |name: &str| format!("layers.{index}.{name}");
 
-    ops::rms_norm(plan, label("input_layernorm"), x, layer.input_layernorm.buffer, s.normed, rows, hidden, eps);
-    ops::projection(plan, &layer.qkv_proj, s.normed, s.qkv, rows, false, s.activations); // [rows, (heads + 2 kv_heads) * head_dim]
+    ops::rms_norm(
+        plan,
+        label("input_layernorm"),
+        x,
+        layer.input_layernorm.buffer,
+        s.normed,
+        rows,
+        hidden,
+        eps,
+    );
+    ops::projection(
+        plan,
+        &layer.qkv_proj,
+        s.normed,
+        s.qkv,
+        rows,
+        false,
+        s.activations,
+    ); // [rows, (heads + 2 kv_heads) * head_dim]
     if let Some(qk_norm) = &layer.qk_norm {
         let params = head_norm::Params {
             rows,
@@ -71,22 +105,99 @@ fn block(
             stride: shape.stride(),
             eps,
         };
-        ops::head_norm(plan, label("self_attn.qk_norm"), s.qkv, qk_norm.buffer, params);
+        ops::head_norm(
+            plan,
+            label("self_attn.qk_norm"),
+            s.qkv,
+            qk_norm.buffer,
+            params,
+        );
     }
-    ops::rope(plan, label("self_attn.rope"), shape, input.row_info, model.step.rope_table, s.qkv, rows);
-    ops::kv_append(plan, label("self_attn.kv_append"), shape, input, s.qkv, pools, rows);
-    ops::attention(plan, label("self_attn"), shape, input, s.qkv, pools, s.attended, rows); // [rows, heads * head_dim]
-    ops::projection(plan, &layer.o_proj, s.attended, x, rows, true, s.activations); // [rows, hidden]
+    ops::rope(
+        plan,
+        label("self_attn.rope"),
+        shape,
+        input.row_info,
+        model.step.rope_table,
+        s.qkv,
+        rows,
+    );
+    ops::kv_append(
+        plan,
+        label("self_attn.kv_append"),
+        shape,
+        input,
+        s.qkv,
+        pools,
+        rows,
+    );
+    ops::attention(
+        plan,
+        label("self_attn"),
+        shape,
+        input,
+        s.qkv,
+        pools,
+        s.attended,
+        rows,
+    ); // [rows, heads * head_dim]
+    ops::projection(
+        plan,
+        &layer.o_proj,
+        s.attended,
+        x,
+        rows,
+        true,
+        s.activations,
+    ); // [rows, hidden]
 
     let norm = layer.post_attention_layernorm.buffer;
-    ops::rms_norm(plan, label("post_attention_layernorm"), x, norm, s.normed, rows, hidden, eps);
-    ops::projection(plan, &layer.gate_up_proj, s.normed, s.gate_up, rows, false, s.activations); // [rows, 2 * intermediate]
-    ops::silu_mul(plan, label("mlp.act"), s.gate_up, s.activated, rows, config.intermediate_size); // [rows, intermediate]
-    ops::projection(plan, &layer.down_proj, s.activated, x, rows, true, s.activations); // [rows, hidden]
+    ops::rms_norm(
+        plan,
+        label("post_attention_layernorm"),
+        x,
+        norm,
+        s.normed,
+        rows,
+        hidden,
+        eps,
+    );
+    ops::projection(
+        plan,
+        &layer.gate_up_proj,
+        s.normed,
+        s.gate_up,
+        rows,
+        false,
+        s.activations,
+    ); // [rows, 2 * intermediate]
+    ops::silu_mul(
+        plan,
+        label("mlp.act"),
+        s.gate_up,
+        s.activated,
+        rows,
+        config.intermediate_size,
+    ); // [rows, intermediate]
+    ops::projection(
+        plan,
+        &layer.down_proj,
+        s.activated,
+        x,
+        rows,
+        true,
+        s.activations,
+    ); // [rows, hidden]
 }
 
 /// Final norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
-pub(super) fn head(model: &Model, plan: &mut Plan, x: BufferId, rows: u32, index: Option<(BufferId, u32)>) -> BufferId {
+pub(super) fn head(
+    model: &Model,
+    plan: &mut Plan,
+    x: BufferId,
+    rows: u32,
+    index: Option<(BufferId, u32)>,
+) -> BufferId {
     let config = &model.config;
     let hidden = config.hidden_size;
     let (x, rows) = match index {
@@ -99,10 +210,27 @@ pub(super) fn head(model: &Model, plan: &mut Plan, x: BufferId, rows: u32, index
     };
     let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
     let norm = model.weights.norm.buffer;
-    ops::rms_norm(plan, "norm".to_owned(), x, norm, normed, rows, hidden, config.rms_norm_eps);
+    ops::rms_norm(
+        plan,
+        "norm".to_owned(),
+        x,
+        norm,
+        normed,
+        rows,
+        hidden,
+        config.rms_norm_eps,
+    );
     let logits = plan.scratch("logits", u64::from(rows) * u64::from(config.vocab_size));
     let quantized = activations(model, plan, rows);
-    ops::projection(plan, &model.weights.lm_head, normed, logits, rows, false, quantized); // [rows, vocab]
+    ops::projection(
+        plan,
+        &model.weights.lm_head,
+        normed,
+        logits,
+        rows,
+        false,
+        quantized,
+    ); // [rows, vocab]
     logits
 }
 

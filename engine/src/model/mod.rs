@@ -6,8 +6,8 @@ mod weights;
 
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
-    DecoderLayer, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Source, TableWeights, Weights,
-    WeightsConfig,
+    DecoderLayer, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Source, TableWeights,
+    Weights, WeightsConfig,
 };
 
 use crate::checkpoint::ModelConfig;
@@ -91,7 +91,11 @@ pub struct Step {
 
 impl Model {
     /// Declares every buffer; no weight is read.
-    pub fn new(config: ModelConfig, capacity: Capacity, weights_config: &WeightsConfig<'_>) -> Self {
+    pub fn new(
+        config: ModelConfig,
+        capacity: Capacity,
+        weights_config: &WeightsConfig<'_>,
+    ) -> Self {
         let mut shared = SharedBuffers::default();
         let weights = Weights::declare(&config, weights_config, &mut shared);
         let weight_bytes = shared.bytes();
@@ -116,9 +120,14 @@ impl Model {
             row_info: shared.add("step.row_info", 2 * rows),
             tiles: shared.add("step.tiles", 2 * rows),
             logit_index: shared.add("step.logit_index", rows),
-            block_table: shared.add("step.block_table", sequences * u64::from(capacity.table_stride())),
-            rope_table: shared
-                .add("step.rope_table", u64::from(capacity.context_size) * u64::from(config.head_dim)),
+            block_table: shared.add(
+                "step.block_table",
+                sequences * u64::from(capacity.table_stride()),
+            ),
+            rope_table: shared.add(
+                "step.rope_table",
+                u64::from(capacity.context_size) * u64::from(config.head_dim),
+            ),
         };
         let decode = SamplingBuffers {
             tokens: shared.add("decode.tokens", sequences),
@@ -127,14 +136,28 @@ impl Model {
             history: shared.add("decode.history", sequences * u64::from(REPEAT_WINDOW)),
             window: REPEAT_WINDOW,
         };
-        Self { config, capacity, weights, step, decode, kv_pools, shared, weight_bytes, kv_bytes }
+        Self {
+            config,
+            capacity,
+            weights,
+            step,
+            decode,
+            kv_pools,
+            shared,
+            weight_bytes,
+            kv_bytes,
+        }
     }
 
     /// The plan of one step.
     pub fn step(&self, shape: &StepShape) -> Step {
         let mut plan = Plan::default();
         match *shape {
-            StepShape::Rows { rows, tiles, logits } => {
+            StepShape::Rows {
+                rows,
+                tiles,
+                logits,
+            } => {
                 let input = AttentionInput {
                     row_info: self.step.row_info,
                     block_table: self.step.block_table,
@@ -142,8 +165,15 @@ impl Model {
                     num_tiles: tiles,
                 };
                 let x = llama::decoder(self, &mut plan, self.step.tokens, input, rows);
-                let logits = (logits > 0)
-                    .then(|| llama::head(self, &mut plan, x, rows, Some((self.step.logit_index, logits))));
+                let logits = (logits > 0).then(|| {
+                    llama::head(
+                        self,
+                        &mut plan,
+                        x,
+                        rows,
+                        Some((self.step.logit_index, logits)),
+                    )
+                });
                 Step { plan, logits }
             }
             StepShape::Decode { rows, sampling } => {
@@ -155,8 +185,18 @@ impl Model {
                 };
                 let x = llama::decoder(self, &mut plan, self.decode.tokens, input, rows);
                 let logits = llama::head(self, &mut plan, x, rows, None);
-                sample_and_advance(&mut plan, &sampling, logits, self.decode, rows, self.config.vocab_size);
-                Step { plan, logits: Some(logits) }
+                sample_and_advance(
+                    &mut plan,
+                    &sampling,
+                    logits,
+                    self.decode,
+                    rows,
+                    self.config.vocab_size,
+                );
+                Step {
+                    plan,
+                    logits: Some(logits),
+                }
             }
         }
     }
@@ -164,9 +204,14 @@ impl Model {
     /// (cos, sin) of every position and pair, [context_size, head_dim / 2].
     pub fn rope_table(&self) -> Vec<[f32; 2]> {
         let frequencies = self.config.rope.inverse_frequencies(self.config.head_dim);
-        let angles = (0..self.capacity.context_size)
-            .flat_map(|position| frequencies.iter().map(move |frequency| f64::from(position) * frequency));
-        angles.map(|angle| [angle.cos() as f32, angle.sin() as f32]).collect()
+        let angles = (0..self.capacity.context_size).flat_map(|position| {
+            frequencies
+                .iter()
+                .map(move |frequency| f64::from(position) * frequency)
+        });
+        angles
+            .map(|angle| [angle.cos() as f32, angle.sin() as f32])
+            .collect()
     }
 
     /// Number of weights, embedding and head included (tied: once).

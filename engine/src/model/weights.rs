@@ -111,9 +111,14 @@ impl Weights {
             name: name.to_owned(),
         };
         let embed_tokens = table(shared, "model.embed_tokens");
-        let layers =
-            (0..config.num_hidden_layers).map(|layer| declare_layer(config, weights, shared, layer)).collect();
-        let norm = vector(shared, vec!["model.norm.weight".to_owned()], config.hidden_size);
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| declare_layer(config, weights, shared, layer))
+            .collect();
+        let norm = vector(
+            shared,
+            vec!["model.norm.weight".to_owned()],
+            config.hidden_size,
+        );
         let lm_head_table = (!config.tie_word_embeddings).then(|| table(shared, "lm_head"));
         let head = lm_head_table.as_ref().unwrap_or(&embed_tokens);
         let lm_head = Projection {
@@ -134,24 +139,43 @@ impl Weights {
                 ranges: head.table.ranges.clone(),
             }],
         };
-        Self { embed_tokens, layers, norm, lm_head, lm_head_table }
+        Self {
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            lm_head_table,
+        }
     }
 
     /// The decoder's linears with their tensors.
     pub fn linears(&self) -> impl Iterator<Item = LinearWeights<'_>> {
         self.layers.iter().flat_map(|layer| {
-            let projections = [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj];
-            let linears = projections.into_iter().flat_map(|p| p.linears.iter().map(|linear| (p.in_features, linear)));
+            let projections = [
+                &layer.qkv_proj,
+                &layer.o_proj,
+                &layer.gate_up_proj,
+                &layer.down_proj,
+            ];
+            let linears = projections
+                .into_iter()
+                .flat_map(|p| p.linears.iter().map(|linear| (p.in_features, linear)));
             linears
                 .zip(&layer.sources)
-                .map(|((in_features, linear), sources)| LinearWeights { linear, in_features, sources })
+                .map(|((in_features, linear), sources)| LinearWeights {
+                    linear,
+                    in_features,
+                    sources,
+                })
         })
     }
 
     /// The vectors that are used as they are.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.input_layernorm, &layer.post_attention_layernorm].into_iter().chain(&layer.qk_norm)
+            [&layer.input_layernorm, &layer.post_attention_layernorm]
+                .into_iter()
+                .chain(&layer.qk_norm)
         });
         layers.chain([&self.norm])
     }
@@ -164,10 +188,15 @@ impl Weights {
     pub(super) fn parameters(&self, config: &ModelConfig) -> u64 {
         let linears: u64 = self
             .linears()
-            .map(|l| u64::from(l.linear.out_features) * (u64::from(l.in_features) + u64::from(l.linear.has_bias)))
+            .map(|l| {
+                u64::from(l.linear.out_features)
+                    * (u64::from(l.in_features) + u64::from(l.linear.has_bias))
+            })
             .sum();
         let norms: u64 = self.norms().map(|norm| u64::from(norm.len)).sum();
-        let tables = self.tables().count() as u64 * u64::from(config.vocab_size) * u64::from(config.hidden_size);
+        let tables = self.tables().count() as u64
+            * u64::from(config.vocab_size)
+            * u64::from(config.hidden_size);
         linears + norms + tables
     }
 }
@@ -183,14 +212,29 @@ fn declare_layer(
     let heads = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
     let mut sources = Vec::new();
-    let mut projection = |shared: &mut SharedBuffers, in_features: u32, has_bias: bool, parts: &[(&str, u32)]| {
-        let parts: Vec<Source> =
-            parts.iter().map(|(name, rows)| Source { name: format!("{prefix}.{name}"), rows: *rows }).collect();
-        declare_projection(weights, shared, in_features, has_bias, parts, &mut sources)
+    let mut projection =
+        |shared: &mut SharedBuffers, in_features: u32, has_bias: bool, parts: &[(&str, u32)]| {
+            let parts: Vec<Source> = parts
+                .iter()
+                .map(|(name, rows)| Source {
+                    name: format!("{prefix}.{name}"),
+                    rows: *rows,
+                })
+                .collect();
+            declare_projection(weights, shared, in_features, has_bias, parts, &mut sources)
+        };
+    let norm = |shared: &mut SharedBuffers, name: &str| {
+        vector(shared, vec![format!("{prefix}.{name}.weight")], hidden)
     };
-    let norm = |shared: &mut SharedBuffers, name: &str| vector(shared, vec![format!("{prefix}.{name}.weight")], hidden);
-    let qkv = [("self_attn.q_proj", heads), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-    let gate_up = [("mlp.gate_proj", config.intermediate_size), ("mlp.up_proj", config.intermediate_size)];
+    let qkv = [
+        ("self_attn.q_proj", heads),
+        ("self_attn.k_proj", kv),
+        ("self_attn.v_proj", kv),
+    ];
+    let gate_up = [
+        ("mlp.gate_proj", config.intermediate_size),
+        ("mlp.up_proj", config.intermediate_size),
+    ];
 
     let input_layernorm = norm(shared, "input_layernorm");
     let qkv_proj = projection(shared, hidden, config.qkv_bias, &qkv);
@@ -198,10 +242,20 @@ fn declare_layer(
         let tensors = ["q_norm", "k_norm"].map(|name| format!("{prefix}.self_attn.{name}.weight"));
         vector(shared, tensors.to_vec(), config.head_dim)
     });
-    let o_proj = projection(shared, heads, config.output_bias, &[("self_attn.o_proj", hidden)]);
+    let o_proj = projection(
+        shared,
+        heads,
+        config.output_bias,
+        &[("self_attn.o_proj", hidden)],
+    );
     let post_attention_layernorm = norm(shared, "post_attention_layernorm");
     let gate_up_proj = projection(shared, hidden, config.mlp_bias, &gate_up);
-    let down_proj = projection(shared, config.intermediate_size, config.mlp_bias, &[("mlp.down_proj", hidden)]);
+    let down_proj = projection(
+        shared,
+        config.intermediate_size,
+        config.mlp_bias,
+        &[("mlp.down_proj", hidden)],
+    );
     DecoderLayer {
         input_layernorm,
         qkv_proj,
@@ -236,7 +290,11 @@ fn declare_projection(
     let mut linears = Vec::new();
     for (spec, group) in groups {
         let rows = group.iter().map(|source| source.rows).sum();
-        let label = group.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join("+");
+        let label = group
+            .iter()
+            .map(|source| source.name.as_str())
+            .collect::<Vec<_>>()
+            .join("+");
         let (flat_features, static_buffers) = match &spec.input {
             Input::Static(input) => {
                 let map = shared.add(format!("{label}.flatten_map"), input.map.len() as u64);
@@ -245,8 +303,15 @@ fn declare_projection(
             }
             Input::Float | Input::Dynamic(_) => (in_features, None),
         };
-        let ranges =
-            row_ranges(shared, &label, spec.format, flat_features, rows, has_bias, weights.max_buffer_bytes);
+        let ranges = row_ranges(
+            shared,
+            &label,
+            spec.format,
+            flat_features,
+            rows,
+            has_bias,
+            weights.max_buffer_bytes,
+        );
         linears.push(Linear {
             label,
             in_features: flat_features,
@@ -261,7 +326,11 @@ fn declare_projection(
         first_out += rows;
         sources.push(group);
     }
-    Projection { in_features, out_features, linears }
+    Projection {
+        in_features,
+        out_features,
+        linears,
+    }
 }
 
 /// Buffers for `rows` rows, as many ranges as the largest binding asks for.
@@ -283,12 +352,22 @@ fn row_ranges(
         .map(|piece| {
             let first_row = piece * per_piece;
             let rows = per_piece.min(rows - first_row);
-            let suffix = if pieces == 1 { String::new() } else { format!("[{first_row}..{}]", first_row + rows) };
+            let suffix = if pieces == 1 {
+                String::new()
+            } else {
+                format!("[{first_row}..{}]", first_row + rows)
+            };
             RowRange {
                 first_row,
                 rows,
-                w: shared.add(format!("{label}{suffix}.w"), u64::from(rows) * u64::from(row_words)),
-                aux: shared.add(format!("{label}{suffix}.aux"), aux_words(format, in_features, rows, has_bias)),
+                w: shared.add(
+                    format!("{label}{suffix}.w"),
+                    u64::from(rows) * u64::from(row_words),
+                ),
+                aux: shared.add(
+                    format!("{label}{suffix}.aux"),
+                    aux_words(format, in_features, rows, has_bias),
+                ),
             }
         })
         .collect()
@@ -306,5 +385,9 @@ fn aux_words(format: WeightFormat, in_features: u32, rows: u32, has_bias: bool) 
 
 fn vector(shared: &mut SharedBuffers, tensors: Vec<String>, len_each: u32) -> NormWeights {
     let len = len_each * tensors.len() as u32;
-    NormWeights { buffer: shared.add(tensors[0].clone(), u64::from(len)), tensors, len }
+    NormWeights {
+        buffer: shared.add(tensors[0].clone(), u64::from(len)),
+        tensors,
+        len,
+    }
 }

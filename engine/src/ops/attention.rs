@@ -45,7 +45,15 @@ pub struct AttentionInput {
 }
 
 /// Rotates the q and k heads of `qkv` in place.
-pub fn rope(plan: &mut Plan, label: String, shape: AttentionShape, row_info: BufferId, table: BufferId, qkv: BufferId, rows: u32) {
+pub fn rope(
+    plan: &mut Plan,
+    label: String,
+    shape: AttentionShape,
+    row_info: BufferId,
+    table: BufferId,
+    qkv: BufferId,
+    rows: u32,
+) {
     let params = kernels::rope::Params {
         rows,
         num_heads: shape.heads + shape.kv_heads,
@@ -53,7 +61,13 @@ pub fn rope(plan: &mut Plan, label: String, shape: AttentionShape, row_info: Buf
         stride: shape.stride(),
     };
     let grid = Grid::Fixed(kernels::rope::grid(&params));
-    plan.dispatch(label, &kernels::rope::KERNEL, params, grid, &[row_info, table, qkv]);
+    plan.dispatch(
+        label,
+        &kernels::rope::KERNEL,
+        params,
+        grid,
+        &[row_info, table, qkv],
+    );
 }
 
 /// Writes the k and v heads of `qkv` to their pages.
@@ -76,10 +90,22 @@ pub fn kv_append(
         table_stride: pools.table_stride,
     };
     let (kernel, grid) = match pools.kv_type {
-        KvType::F32 => (&kernels::kv_append_f32::KERNEL, kernels::kv_append_f32::grid(&params)),
-        KvType::F16 => (&kernels::kv_append_f16::KERNEL, kernels::kv_append_f16::grid(&params)),
+        KvType::F32 => (
+            &kernels::kv_append_f32::KERNEL,
+            kernels::kv_append_f32::grid(&params),
+        ),
+        KvType::F16 => (
+            &kernels::kv_append_f16::KERNEL,
+            kernels::kv_append_f16::grid(&params),
+        ),
     };
-    plan.dispatch(label, kernel, params, Grid::Fixed(grid), &[input.row_info, input.block_table, qkv, pools.k, pools.v]);
+    plan.dispatch(
+        label,
+        kernel,
+        params,
+        Grid::Fixed(grid),
+        &[input.row_info, input.block_table, qkv, pools.k, pools.v],
+    );
 }
 
 /// `y = softmax(q kᵀ / sqrt(head_dim)) v`, causal; y is [rows, heads * head_dim].
@@ -129,7 +155,15 @@ pub fn attention(
             KvType::F32 => &kernels::attention_prefill_f32::KERNEL,
             KvType::F16 => &kernels::attention_prefill_f16::KERNEL,
         };
-        let bindings = [input.row_info, input.tiles, input.block_table, qkv, pools.k, pools.v, y];
+        let bindings = [
+            input.row_info,
+            input.tiles,
+            input.block_table,
+            qkv,
+            pools.k,
+            pools.v,
+            y,
+        ];
         plan.dispatch(label, kernel, params, grid, &bindings);
     }
 }

@@ -16,7 +16,13 @@ pub struct EmbeddingTable {
 }
 
 /// `y[r] = table[tokens[r]]`, y is [rows, hidden].
-pub fn embedding(plan: &mut Plan, table: &EmbeddingTable, tokens: BufferId, y: BufferId, rows: u32) {
+pub fn embedding(
+    plan: &mut Plan,
+    table: &EmbeddingTable,
+    tokens: BufferId,
+    y: BufferId,
+    rows: u32,
+) {
     for range in &table.ranges {
         let params = kernels::embedding_f32::Params {
             rows,
@@ -29,15 +35,37 @@ pub fn embedding(plan: &mut Plan, table: &EmbeddingTable, tokens: BufferId, y: B
         let label = "embed_tokens";
         match table.format {
             WeightFormat::F32 => {
-                plan.dispatch(label, &kernels::embedding_f32::KERNEL, params, grid, &[tokens, range.w, y]);
+                plan.dispatch(
+                    label,
+                    &kernels::embedding_f32::KERNEL,
+                    params,
+                    grid,
+                    &[tokens, range.w, y],
+                );
             }
             WeightFormat::F16 => {
-                plan.dispatch(label, &kernels::embedding_f16::KERNEL, params, grid, &[tokens, range.w, y]);
+                plan.dispatch(
+                    label,
+                    &kernels::embedding_f16::KERNEL,
+                    params,
+                    grid,
+                    &[tokens, range.w, y],
+                );
             }
-            WeightFormat::Int { bits: Bits::Int8, .. } => {
-                plan.dispatch(label, &kernels::embedding_i8::KERNEL, params, grid, &[tokens, range.w, range.aux, y]);
+            WeightFormat::Int {
+                bits: Bits::Int8, ..
+            } => {
+                plan.dispatch(
+                    label,
+                    &kernels::embedding_i8::KERNEL,
+                    params,
+                    grid,
+                    &[tokens, range.w, range.aux, y],
+                );
             }
-            WeightFormat::Int { bits: Bits::Int4, .. } => {
+            WeightFormat::Int {
+                bits: Bits::Int4, ..
+            } => {
                 unreachable!("weights.rs stores embeddings as INT8 in every integer mode")
             }
         }
@@ -45,14 +73,34 @@ pub fn embedding(plan: &mut Plan, table: &EmbeddingTable, tokens: BufferId, y: B
 }
 
 /// `y[i] = x[index[i]]` for rows of `features`.
-pub fn gather_rows(plan: &mut Plan, index: BufferId, x: BufferId, y: BufferId, n: u32, features: u32) {
+pub fn gather_rows(
+    plan: &mut Plan,
+    index: BufferId,
+    x: BufferId,
+    y: BufferId,
+    n: u32,
+    features: u32,
+) {
     let params = kernels::gather_rows::Params { n, features };
     let grid = Grid::Fixed(kernels::gather_rows::grid(&params));
-    plan.dispatch("gather_rows", &kernels::gather_rows::KERNEL, params, grid, &[index, x, y]);
+    plan.dispatch(
+        "gather_rows",
+        &kernels::gather_rows::KERNEL,
+        params,
+        grid,
+        &[index, x, y],
+    );
 }
 
 /// `y = silu(gate) * up`, x is [rows, 2 * features], y is [rows, features].
-pub fn silu_mul(plan: &mut Plan, label: String, x: BufferId, y: BufferId, rows: u32, features: u32) {
+pub fn silu_mul(
+    plan: &mut Plan,
+    label: String,
+    x: BufferId,
+    y: BufferId,
+    rows: u32,
+    features: u32,
+) {
     let params = kernels::silu_mul::Params { rows, features };
     let grid = Grid::Fixed(kernels::silu_mul::grid(&params));
     plan.dispatch(label, &kernels::silu_mul::KERNEL, params, grid, &[x, y]);

@@ -22,8 +22,12 @@ impl WeightFormat {
         match self {
             Self::F32 => padded,
             Self::F16 => padded / 2,
-            Self::Int { bits: Bits::Int8, .. } => padded / 4,
-            Self::Int { bits: Bits::Int4, .. } => padded / 8,
+            Self::Int {
+                bits: Bits::Int8, ..
+            } => padded / 4,
+            Self::Int {
+                bits: Bits::Int4, ..
+            } => padded / 8,
         }
     }
 
@@ -120,7 +124,17 @@ pub fn projection(
             quantized = Some(&linear.input);
         }
         for range in &linear.ranges {
-            dispatch(plan, projection, linear, range, x, y, rows, accumulate, activations);
+            dispatch(
+                plan,
+                projection,
+                linear,
+                range,
+                x,
+                y,
+                rows,
+                accumulate,
+                activations,
+            );
         }
     }
 }
@@ -141,7 +155,13 @@ fn quantize_input(
             let params = quantize::quantize_dynamic::Params::new(rows, features, bits.q_max());
             let grid = Grid::Fixed(quantize::quantize_dynamic::grid(&params));
             let bindings = [x, activations.x_q, activations.x_scale];
-            plan.dispatch(label, &quantize::quantize_dynamic::KERNEL, params, grid, &bindings);
+            plan.dispatch(
+                label,
+                &quantize::quantize_dynamic::KERNEL,
+                params,
+                grid,
+                &bindings,
+            );
         }
         Input::Static(input) => {
             let params = quantize::flatten_quantize::Params {
@@ -152,8 +172,16 @@ fn quantize_input(
                 inv_scale: 1.0 / input.scale,
             };
             let grid = Grid::Fixed(quantize::flatten_quantize::grid(&params));
-            let (map, _) = linear.static_buffers.expect("weights.rs makes the buffers of a static input");
-            plan.dispatch(label, &quantize::flatten_quantize::KERNEL, params, grid, &[x, map, activations.x_q]);
+            let (map, _) = linear
+                .static_buffers
+                .expect("weights.rs makes the buffers of a static input");
+            plan.dispatch(
+                label,
+                &quantize::flatten_quantize::KERNEL,
+                params,
+                grid,
+                &[x, map, activations.x_q],
+            );
         }
     }
 }
@@ -186,12 +214,22 @@ fn dispatch(
                 accumulate,
             };
             let (kernel, grid) = match (linear.format, few) {
-                (WeightFormat::F32, true) => (&kernels::gemv_f32::KERNEL, kernels::gemv_f32::grid(&params)),
-                (WeightFormat::F32, false) => (&kernels::gemm_f32::KERNEL, kernels::gemm_f32::grid(&params)),
+                (WeightFormat::F32, true) => {
+                    (&kernels::gemv_f32::KERNEL, kernels::gemv_f32::grid(&params))
+                }
+                (WeightFormat::F32, false) => {
+                    (&kernels::gemm_f32::KERNEL, kernels::gemm_f32::grid(&params))
+                }
                 (_, true) => (&kernels::gemv_f16::KERNEL, kernels::gemv_f32::grid(&params)),
                 (_, false) => (&kernels::gemm_f16::KERNEL, kernels::gemm_f32::grid(&params)),
             };
-            plan.dispatch(label, kernel, params, Grid::Fixed(grid), &[x, range.w, range.aux, y]);
+            plan.dispatch(
+                label,
+                kernel,
+                params,
+                Grid::Fixed(grid),
+                &[x, range.w, range.aux, y],
+            );
         }
         WeightFormat::Int { bits, group_size } => {
             let (x_scale, x_scale_stride) = match (&linear.input, linear.static_buffers) {

@@ -49,13 +49,25 @@ pub fn sample_and_advance(
         };
         let grid = Grid::Fixed(kernels::repeat_penalty::grid(&params));
         let bindings = [buffers.row_info, buffers.history, logits];
-        plan.dispatch("repeat_penalty", &kernels::repeat_penalty::KERNEL, params, grid, &bindings);
+        plan.dispatch(
+            "repeat_penalty",
+            &kernels::repeat_penalty::KERNEL,
+            params,
+            grid,
+            &bindings,
+        );
     }
     match sampling.temperature {
         None => {
             let params = kernels::argmax::Params { rows, vocab };
             let grid = Grid::Fixed(kernels::argmax::grid(&params));
-            plan.dispatch("argmax", &kernels::argmax::KERNEL, params, grid, &[logits, buffers.chosen]);
+            plan.dispatch(
+                "argmax",
+                &kernels::argmax::KERNEL,
+                params,
+                grid,
+                &[logits, buffers.chosen],
+            );
         }
         Some(temperature) => {
             let params = kernels::sample::Params {
@@ -73,8 +85,22 @@ pub fn sample_and_advance(
             plan.dispatch("sample", &kernels::sample::KERNEL, params, grid, &bindings);
         }
     }
-    let params = kernels::advance::Params { rows, window: buffers.window };
+    let params = kernels::advance::Params {
+        rows,
+        window: buffers.window,
+    };
     let grid = Grid::Fixed(kernels::advance::grid(&params));
-    let bindings = [buffers.chosen, buffers.tokens, buffers.row_info, buffers.history];
-    plan.dispatch("advance", &kernels::advance::KERNEL, params, grid, &bindings);
+    let bindings = [
+        buffers.chosen,
+        buffers.tokens,
+        buffers.row_info,
+        buffers.history,
+    ];
+    plan.dispatch(
+        "advance",
+        &kernels::advance::KERNEL,
+        params,
+        grid,
+        &bindings,
+    );
 }

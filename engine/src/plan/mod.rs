@@ -40,7 +40,10 @@ pub struct SharedBuffers {
 
 impl SharedBuffers {
     pub fn add(&mut self, label: impl Into<String>, words: u64) -> BufferId {
-        self.descs.push(BufferDesc { label: label.into(), words: words.max(1) });
+        self.descs.push(BufferDesc {
+            label: label.into(),
+            words: words.max(1),
+        });
         BufferId::Shared(self.descs.len() as u32 - 1)
     }
 
@@ -84,7 +87,11 @@ impl Dispatch {
     }
 
     fn with_access(&self, access: Access) -> impl Iterator<Item = BufferId> + '_ {
-        self.bindings.iter().zip(self.kernel.bindings).filter(move |(_, a)| **a == access).map(|(id, _)| *id)
+        self.bindings
+            .iter()
+            .zip(self.kernel.bindings)
+            .filter(move |(_, a)| **a == access)
+            .map(|(id, _)| *id)
     }
 }
 
@@ -98,7 +105,10 @@ pub struct Plan {
 impl Plan {
     /// Adds a scratch buffer. Its contents are undefined until a dispatch writes them.
     pub fn scratch(&mut self, label: impl Into<String>, words: u64) -> BufferId {
-        self.scratch.push(BufferDesc { label: label.into(), words: words.max(1) });
+        self.scratch.push(BufferDesc {
+            label: label.into(),
+            words: words.max(1),
+        });
         BufferId::Scratch(self.scratch.len() as u32 - 1)
     }
 
@@ -120,10 +130,23 @@ impl Plan {
     ) -> &mut Dispatch {
         let label = label.into();
         let params = bytemuck::bytes_of(&params).to_vec();
-        assert_eq!(params.len(), kernel.params_bytes, "{label}: size of the parameters of {}", kernel.name);
-        assert_eq!(bindings.len(), kernel.bindings.len(), "{label}: number of bindings of {}", kernel.name);
+        assert_eq!(
+            params.len(),
+            kernel.params_bytes,
+            "{label}: size of the parameters of {}",
+            kernel.name
+        );
+        assert_eq!(
+            bindings.len(),
+            kernel.bindings.len(),
+            "{label}: number of bindings of {}",
+            kernel.name
+        );
         for (i, id) in bindings.iter().enumerate() {
-            let elsewhere = bindings.iter().enumerate().any(|(j, other)| i != j && id == other);
+            let elsewhere = bindings
+                .iter()
+                .enumerate()
+                .any(|(j, other)| i != j && id == other);
             assert!(
                 !(elsewhere && kernel.bindings[i] == Access::ReadWrite),
                 "{label}: a buffer that {} writes is bound twice",

@@ -1,8 +1,8 @@
 //! Round to nearest: each weight on its own, no calibration. The baseline of every other recipe.
 
 use crate::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, CopyError, DEFAULT_SHARD_BYTES, Dtype, LinearFormat, LinearShape,
-    LoadError, NewTensor, QuantizationConfig, WriteError, copy_beside,
+    ActivationScale, Checkpoint, CheckpointWriter, CopyError, DEFAULT_SHARD_BYTES, Dtype,
+    LinearFormat, LinearShape, LoadError, NewTensor, QuantizationConfig, WriteError, copy_beside,
 };
 use crate::session::LoadProgress;
 use crate::tensor::{Bits, Granularity};
@@ -66,7 +66,10 @@ pub async fn round_to_nearest_in_shards(
 ) -> Result<(), QuantizeError> {
     if let Some(quantization) = &checkpoint.quantization {
         let recipe = quantization.recipe.clone();
-        return Err(QuantizeError::AlreadyQuantized { folder: checkpoint.folder.name(), recipe });
+        return Err(QuantizeError::AlreadyQuantized {
+            folder: checkpoint.folder.name(),
+            recipe,
+        });
     }
     if format.activation_scale == ActivationScale::Static {
         return Err(QuantizeError::NeedsCalibration);
@@ -81,17 +84,38 @@ pub async fn round_to_nearest_in_shards(
         out_features: checkpoint.config.vocab_size,
         bias: false,
     });
-    let mut weights: Vec<(LinearShape, LinearFormat)> = tables.map(|table| (table, TABLE_FORMAT)).collect();
-    weights.extend(checkpoint.config.linears().into_iter().map(|linear| (linear, format)));
+    let mut weights: Vec<(LinearShape, LinearFormat)> =
+        tables.map(|table| (table, TABLE_FORMAT)).collect();
+    weights.extend(
+        checkpoint
+            .config
+            .linears()
+            .into_iter()
+            .map(|linear| (linear, format)),
+    );
     let norms = checkpoint.config.norms();
 
-    let mut tensors: Vec<NewTensor> =
-        weights.iter().flat_map(|(linear, format)| new_tensors(linear, *format)).collect();
-    tensors.extend(norms.iter().map(|(name, len)| tensor(name, Dtype::F32, &[*len])));
+    let mut tensors: Vec<NewTensor> = weights
+        .iter()
+        .flat_map(|(linear, format)| new_tensors(linear, *format))
+        .collect();
+    tensors.extend(
+        norms
+            .iter()
+            .map(|(name, len)| tensor(name, Dtype::F32, &[*len])),
+    );
     let mut writer = CheckpointWriter::create(out_dir, tensors, shard_bytes)?;
 
-    let mut steps = Steps { checkpoint, done: 0, total: 0, progress };
-    steps.total = weights.iter().map(|(linear, _)| steps.bytes_of(&format!("{}.weight", linear.name))).sum();
+    let mut steps = Steps {
+        checkpoint,
+        done: 0,
+        total: 0,
+        progress,
+    };
+    steps.total = weights
+        .iter()
+        .map(|(linear, _)| steps.bytes_of(&format!("{}.weight", linear.name)))
+        .sum();
     for (linear, format) in &weights {
         write_linear(&mut steps, &mut writer, linear, *format).await?;
     }
@@ -113,32 +137,59 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     fn bytes_of(&self, name: &str) -> u64 {
-        self.checkpoint.tensors.get(name).map_or(0, |info| info.bytes)
+        self.checkpoint
+            .tensors
+            .get(name)
+            .map_or(0, |info| info.bytes)
     }
 
     fn advance(&mut self, bytes: u64) {
         self.done += bytes;
-        (self.progress)(LoadProgress { done: self.done, total: self.total });
+        (self.progress)(LoadProgress {
+            done: self.done,
+            total: self.total,
+        });
     }
 }
 
 fn tensor(name: &str, dtype: Dtype, shape: &[u32]) -> NewTensor {
-    NewTensor { name: name.to_owned(), dtype, shape: shape.iter().copied().map(u64::from).collect() }
+    NewTensor {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.iter().copied().map(u64::from).collect(),
+    }
 }
 
 /// The tensors of a linear, in the order in which [`write_linear`] has them ready.
 fn new_tensors(linear: &LinearShape, format: LinearFormat) -> Vec<NewTensor> {
-    let LinearShape { name, in_features, out_features, bias } = linear;
+    let LinearShape {
+        name,
+        in_features,
+        out_features,
+        bias,
+    } = linear;
     let mut tensors = vec![
-        tensor(&format!("{name}.qweight"), Dtype::U32, &[*out_features, format.row_words(*in_features)]),
-        tensor(&format!("{name}.scales"), Dtype::F32, &[format.num_scales(*out_features)]),
+        tensor(
+            &format!("{name}.qweight"),
+            Dtype::U32,
+            &[*out_features, format.row_words(*in_features)],
+        ),
+        tensor(
+            &format!("{name}.scales"),
+            Dtype::F32,
+            &[format.num_scales(*out_features)],
+        ),
     ];
     if format.group_size > 0 {
         let shape = [*out_features, format.multiplier_words(*in_features)];
         tensors.push(tensor(&format!("{name}.multipliers"), Dtype::U32, &shape));
     }
     if *bias {
-        tensors.push(tensor(&format!("{name}.bias"), Dtype::F32, &[*out_features]));
+        tensors.push(tensor(
+            &format!("{name}.bias"),
+            Dtype::F32,
+            &[*out_features],
+        ));
     }
     tensors
 }
@@ -149,17 +200,28 @@ async fn write_linear(
     linear: &LinearShape,
     format: LinearFormat,
 ) -> Result<(), QuantizeError> {
-    let LinearShape { name, in_features, out_features, bias } = linear;
+    let LinearShape {
+        name,
+        in_features,
+        out_features,
+        bias,
+    } = linear;
     let checkpoint = steps.checkpoint;
     let weight = format!("{name}.weight");
     let row_bytes = steps.bytes_of(&weight) / u64::from(*out_features);
     let chunk_rows = (CHUNK_ELEMENTS / u64::from(*in_features)).max(1);
     let num_rows = u64::from(*out_features);
-    let chunks = || (0..num_rows).step_by(chunk_rows as usize).map(|first| (first, chunk_rows.min(num_rows - first)));
+    let chunks = || {
+        (0..num_rows)
+            .step_by(chunk_rows as usize)
+            .map(|first| (first, chunk_rows.min(num_rows - first)))
+    };
     let read = async |first: u64, rows: u64| {
         let in_features = u64::from(*in_features);
         // At most CHUNK_ELEMENTS, or one row.
-        checkpoint.read_f32(&weight, first * in_features, (rows * in_features) as usize).await
+        checkpoint
+            .read_f32(&weight, first * in_features, (rows * in_features) as usize)
+            .await
     };
 
     // One scale for the tensor needs a pass over it.
@@ -190,7 +252,10 @@ async fn write_linear(
     writer.append_f32(&scale_name, &scales)?;
     writer.append_words(&format!("{name}.multipliers"), &multipliers)?;
     if *bias {
-        let bias = steps.checkpoint.read_f32(&format!("{name}.bias"), 0, *out_features as usize).await?;
+        let bias = steps
+            .checkpoint
+            .read_f32(&format!("{name}.bias"), 0, *out_features as usize)
+            .await?;
         writer.append_f32(&format!("{name}.bias"), &bias)?;
     }
     Ok(())
@@ -205,13 +270,19 @@ struct QuantizedRow {
 }
 
 fn row_absmax(row: &[f32]) -> f32 {
-    row.iter().fold(0.0, |absmax, value| absmax.max(value.abs()))
+    row.iter()
+        .fold(0.0, |absmax, value| absmax.max(value.abs()))
 }
 
 /// The scale that lets the largest weight be q_max, with groups q_max times the largest multiplier. 0 for a row of zeros (or
 /// of numbers so small that the scale would be subnormal, which a GPU may take for 0): all its integers are then 0.
 fn scale_of(absmax: f32, format: LinearFormat) -> f32 {
-    let steps = format.weight_bits.q_max() * if format.group_size > 0 { MAX_MULTIPLIER } else { 1 };
+    let steps = format.weight_bits.q_max()
+        * if format.group_size > 0 {
+            MAX_MULTIPLIER
+        } else {
+            1
+        };
     let scale = absmax / steps as f32;
     if scale.is_normal() { scale } else { 0.0 }
 }
@@ -220,7 +291,11 @@ fn scale_of(absmax: f32, format: LinearFormat) -> f32 {
 /// m = 1 without groups. In f64, so that the quotient of a weight that is a multiple of the step is exact.
 fn quantize_row(row: &[f32], scale: f32, format: LinearFormat) -> QuantizedRow {
     let q_max = f64::from(format.weight_bits.q_max());
-    let group_size = if format.group_size > 0 { format.group_size as usize } else { row.len() };
+    let group_size = if format.group_size > 0 {
+        format.group_size as usize
+    } else {
+        row.len()
+    };
     let mut integers = vec![0_i8; plateau_shaders::padded(row.len() as u32) as usize];
     let mut multipliers = vec![0; format.multiplier_words(row.len() as u32) as usize];
     for (g, group) in row.chunks(group_size).enumerate() {
@@ -236,7 +311,9 @@ fn quantize_row(row: &[f32], scale: f32, format: LinearFormat) -> QuantizedRow {
             multipliers[g / 8] |= (multiplier as u32 - 1) << (4 * (g % 8));
         }
         for (value, integer) in group.iter().zip(&mut integers[g * group_size..]) {
-            *integer = (f64::from(*value) / step).round_ties_even().clamp(-q_max, q_max) as i8;
+            *integer = (f64::from(*value) / step)
+                .round_ties_even()
+                .clamp(-q_max, q_max) as i8;
         }
     }
     let words = match format.weight_bits {
@@ -247,11 +324,16 @@ fn quantize_row(row: &[f32], scale: f32, format: LinearFormat) -> QuantizedRow {
 }
 
 fn pack_bytes(bytes: &[i8]) -> u32 {
-    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte as u8))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u32::from(byte as u8))
 }
 
 /// Offset binary: feature b in the low nibble of byte b, feature 4 + b in its high one.
 fn pack_nibbles(integers: &[i8]) -> u32 {
     let nibble = |integer: i8| (i32::from(integer) + 8) as u32;
-    (0..4).fold(0, |word, b| word | nibble(integers[b]) << (8 * b) | nibble(integers[b + 4]) << (8 * b + 4))
+    (0..4).fold(0, |word, b| {
+        word | nibble(integers[b]) << (8 * b) | nibble(integers[b + 4]) << (8 * b + 4)
+    })
 }

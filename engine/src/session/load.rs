@@ -5,7 +5,8 @@ use crate::Error;
 use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
-    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights, WeightsConfig,
+    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights,
+    WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::tensor::{Bits, Granularity, KvType, Quant};
@@ -29,6 +30,8 @@ pub struct LoadOptions {
     pub max_sequences: u32,
     /// Rows of one step.
     pub max_rows: u32,
+    /// Weights larger than this are split by rows; `None` is what the device can bind.
+    pub max_weight_bytes: Option<u64>,
 }
 
 impl Default for LoadOptions {
@@ -40,6 +43,7 @@ impl Default for LoadOptions {
             context_size: None,
             max_sequences: 1,
             max_rows: 512,
+            max_weight_bytes: None,
         }
     }
 }
@@ -95,9 +99,18 @@ enum WeightSource<'a> {
 }
 
 /// What [`Session::load`] would take on a device whose buffers have no limit, from shapes alone.
-pub fn memory_needed(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<MemoryNeeded, Error> {
+pub fn memory_needed(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> Result<MemoryNeeded, Error> {
     let statics = BTreeMap::new();
-    Ok(MemoryNeeded::of(&declare(&checkpoint.config, Some(checkpoint), options, &statics, u64::MAX)?))
+    Ok(MemoryNeeded::of(&declare(
+        &checkpoint.config,
+        Some(checkpoint),
+        options,
+        &statics,
+        u64::MAX,
+    )?))
 }
 
 pub(super) async fn load(
@@ -109,7 +122,14 @@ pub(super) async fn load(
     let statics = read_static_inputs(checkpoint).await?;
     let max = executor.max_buffer_bytes();
     let model = declare(&checkpoint.config, Some(checkpoint), options, &statics, max)?;
-    fill(model, executor, &WeightSource::Checkpoint(checkpoint), options, progress).await
+    fill(
+        model,
+        executor,
+        &WeightSource::Checkpoint(checkpoint),
+        options,
+        progress,
+    )
+    .await
 }
 
 pub(super) async fn synthetic(
@@ -118,7 +138,13 @@ pub(super) async fn synthetic(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
-    let model = declare(config, None, options, &BTreeMap::new(), executor.max_buffer_bytes())?;
+    let model = declare(
+        config,
+        None,
+        options,
+        &BTreeMap::new(),
+        executor.max_buffer_bytes(),
+    )?;
     fill(model, executor, &WeightSource::Random, options, progress).await
 }
 
@@ -133,20 +159,32 @@ fn declare(
     let limit = config.max_position_embeddings;
     let context_size = options.context_size.unwrap_or(limit.min(DEFAULT_CONTEXT));
     if context_size == 0 || context_size > limit {
-        return Err(SessionError::ContextSize { found: context_size, limit }.into());
+        return Err(SessionError::ContextSize {
+            found: context_size,
+            limit,
+        }
+        .into());
     }
     let capacity = Capacity {
         context_size,
         max_sequences: options.max_sequences,
-        max_rows: options.max_rows.min(context_size.saturating_mul(options.max_sequences)),
+        max_rows: options
+            .max_rows
+            .min(context_size.saturating_mul(options.max_sequences)),
         kv_type: options.kv_type,
     };
     let quantization = checkpoint.and_then(|checkpoint| checkpoint.quantization.as_ref());
     if let (Some(quantization), Some(_)) = (quantization, options.quant) {
-        return Err(SessionError::AlreadyQuantized { recipe: quantization.recipe.clone() }.into());
+        return Err(SessionError::AlreadyQuantized {
+            recipe: quantization.recipe.clone(),
+        }
+        .into());
     }
     let quant = options.quant.unwrap_or(Quant::F16);
-    let int8 = WeightFormat::Int { bits: Bits::Int8, group_size: 0 };
+    let int8 = WeightFormat::Int {
+        bits: Bits::Int8,
+        group_size: 0,
+    };
     let table = match (quantization, quant) {
         (None, Quant::F32) => WeightFormat::F32,
         (None, Quant::F16) => WeightFormat::F16,
@@ -157,7 +195,10 @@ fn declare(
         Some(quantization) => {
             let format = quantization.format(name);
             LinearSpec {
-                format: WeightFormat::Int { bits: format.weight_bits, group_size: format.group_size },
+                format: WeightFormat::Int {
+                    bits: format.weight_bits,
+                    group_size: format.group_size,
+                },
                 input: match statics.get(name) {
                     Some(input) => Input::Static(input.clone()),
                     None => Input::Dynamic(format.activation_bits),
@@ -165,9 +206,25 @@ fn declare(
             }
         }
     };
-    let model = Model::new(config.clone(), capacity, &WeightsConfig { linear: &linear, table, max_buffer_bytes });
+    let max_buffer_bytes = options
+        .max_weight_bytes
+        .unwrap_or(u64::MAX)
+        .min(max_buffer_bytes);
+    let model = Model::new(
+        config.clone(),
+        capacity,
+        &WeightsConfig {
+            linear: &linear,
+            table,
+            max_buffer_bytes,
+        },
+    );
     let integer = |l: &LinearWeights<'_>| matches!(l.linear.format, WeightFormat::Int { .. });
-    let widest = model.weights.linears().filter(integer).max_by_key(|l| l.linear.in_features);
+    let widest = model
+        .weights
+        .linears()
+        .filter(integer)
+        .max_by_key(|l| l.linear.in_features);
     match widest {
         Some(l) if l.linear.in_features > MAX_INT_FEATURES => Err(LoadError::Invalid {
             file: "config.json".to_owned(),
@@ -182,27 +239,60 @@ fn declare(
 
 /// How `--quant` stores a linear.
 fn rounded(quant: Quant) -> LinearSpec {
-    let int = |bits| WeightFormat::Int { bits, group_size: 0 };
+    let int = |bits| WeightFormat::Int {
+        bits,
+        group_size: 0,
+    };
     match quant {
-        Quant::F32 => LinearSpec { format: WeightFormat::F32, input: Input::Float },
-        Quant::F16 => LinearSpec { format: WeightFormat::F16, input: Input::Float },
-        Quant::W8A8 => LinearSpec { format: int(Bits::Int8), input: Input::Dynamic(Bits::Int8) },
-        Quant::W4A8 => LinearSpec { format: int(Bits::Int4), input: Input::Dynamic(Bits::Int8) },
-        Quant::W4A4 => LinearSpec { format: int(Bits::Int4), input: Input::Dynamic(Bits::Int4) },
+        Quant::F32 => LinearSpec {
+            format: WeightFormat::F32,
+            input: Input::Float,
+        },
+        Quant::F16 => LinearSpec {
+            format: WeightFormat::F16,
+            input: Input::Float,
+        },
+        Quant::W8A8 => LinearSpec {
+            format: int(Bits::Int8),
+            input: Input::Dynamic(Bits::Int8),
+        },
+        Quant::W4A8 => LinearSpec {
+            format: int(Bits::Int4),
+            input: Input::Dynamic(Bits::Int8),
+        },
+        Quant::W4A4 => LinearSpec {
+            format: int(Bits::Int4),
+            input: Input::Dynamic(Bits::Int4),
+        },
     }
 }
 
 /// The scales and flatten maps of the linears whose activations have a static scale.
-async fn read_static_inputs(checkpoint: &Checkpoint) -> Result<BTreeMap<String, StaticInput>, LoadError> {
+async fn read_static_inputs(
+    checkpoint: &Checkpoint,
+) -> Result<BTreeMap<String, StaticInput>, LoadError> {
     let mut statics = BTreeMap::new();
-    let Some(quantization) = &checkpoint.quantization else { return Ok(statics) };
+    let Some(quantization) = &checkpoint.quantization else {
+        return Ok(statics);
+    };
     for linear in checkpoint.config.linears() {
         let format = quantization.format(&linear.name);
         if format.activation_scale == ActivationScale::Static {
             let scale = checkpoint.read_input_scale(&linear.name).await?;
-            let map: Arc<[u32]> = checkpoint.read_flatten_map(&linear.name, linear.in_features).await?.into();
+            let map: Arc<[u32]> = checkpoint
+                .read_flatten_map(&linear.name, linear.in_features)
+                .await?
+                .into();
             let flat_features = map.len() as u32;
-            statics.insert(linear.name, StaticInput { bits: format.activation_bits, scale, map, flat_features });
+            statics.insert(
+                linear.name,
+                StaticInput {
+                    bits: format.activation_bits,
+                    scale,
+                    map,
+                    flat_features,
+                },
+            );
         }
     }
     Ok(statics)
@@ -220,13 +310,25 @@ async fn fill(
     if let Some(available) = executor.adapter().and_then(|adapter| adapter.memory) {
         if memory.total() > available {
             let name = executor.name().to_owned();
-            return Err(SessionError::DoesNotFit { name, needed: memory.total(), available }.into());
+            return Err(SessionError::DoesNotFit {
+                name,
+                needed: memory.total(),
+                available,
+            }
+            .into());
         }
     }
     for desc in &model.shared.descs {
         executor.allocate(desc).await?;
     }
-    let mut loader = Loader { executor, source, options, done: 0, total: model.weight_bytes, progress };
+    let mut loader = Loader {
+        executor,
+        source,
+        options,
+        done: 0,
+        total: model.weight_bytes,
+        progress,
+    };
     for linear in model.weights.linears() {
         loader.linear(&linear).await?;
     }
@@ -242,10 +344,16 @@ async fn fill(
                 WeightSource::Random => vec![1.0; len],
             });
         }
-        loader.executor.write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
+        loader
+            .executor
+            .write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
     }
     let mut executor = loader.executor;
-    executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&model.rope_table()))?;
+    executor.write(
+        model.step.rope_table,
+        0,
+        bytemuck::cast_slice(&model.rope_table()),
+    )?;
     executor.finish().await?;
     Ok(Session::new(model, executor, memory))
 }
@@ -293,11 +401,11 @@ impl Loader<'_> {
             self.executor.write(scale, 0, &[input.scale.to_bits()])?;
         }
         let per_tensor = match (self.source, self.options.weight_scale, linear.format) {
-            (WeightSource::Checkpoint(c), Granularity::PerTensor, WeightFormat::Int { bits, .. })
-                if c.quantization.is_none() =>
-            {
-                Some(tensor_scales(c, weights, bits).await?)
-            }
+            (
+                WeightSource::Checkpoint(c),
+                Granularity::PerTensor,
+                WeightFormat::Int { bits, .. },
+            ) if c.quantization.is_none() => Some(tensor_scales(c, weights, bits).await?),
             _ => None,
         };
         for range in &linear.ranges {
@@ -317,9 +425,21 @@ impl Loader<'_> {
 
     async fn table(&mut self, weights: &TableWeights) -> Result<(), Error> {
         let table = &weights.table;
-        let sources = [Source { name: weights.name.clone(), rows: table.vocab }];
+        let sources = [Source {
+            name: weights.name.clone(),
+            rows: table.vocab,
+        }];
         for range in &table.ranges {
-            self.rows(range, table.format, table.hidden, table.hidden, &sources, false, None).await?;
+            self.rows(
+                range,
+                table.format,
+                table.hidden,
+                table.hidden,
+                &sources,
+                false,
+                None,
+            )
+            .await?;
         }
         Ok(())
     }
@@ -337,23 +457,43 @@ impl Loader<'_> {
     ) -> Result<(), Error> {
         let row_words = format.row_words(stored_features) as usize;
         let chunk = (CHUNK_BYTES / 4 / row_words.max(in_features as usize)).max(1);
-        let (first, end) = (range.first_row as usize, (range.first_row + range.rows) as usize);
+        let (first, end) = (
+            range.first_row as usize,
+            (range.first_row + range.rows) as usize,
+        );
         let mut scales = Vec::new();
         let mut multipliers = Vec::new();
         let mut bias = Vec::new();
         for segment in segments(sources, first..end, chunk) {
-            let packed = self.pack(&segment, format, stored_features, in_features as usize, tensor_scales, sources).await?;
+            let packed = self
+                .pack(
+                    &segment,
+                    format,
+                    stored_features,
+                    in_features as usize,
+                    tensor_scales,
+                    sources,
+                )
+                .await?;
             let row = segment_start(sources, &segment) - first;
-            self.executor.write(range.w, (row * row_words) as u64, &packed.words)?;
+            self.executor
+                .write(range.w, (row * row_words) as u64, &packed.words)?;
             if has_bias {
                 bias.extend(self.bias(&segment).await?);
             }
             scales.extend(packed.scales);
             multipliers.extend(packed.multipliers);
             self.done += 4 * packed.words.len() as u64;
-            (self.progress)(LoadProgress { done: self.done, total: self.total });
+            (self.progress)(LoadProgress {
+                done: self.done,
+                total: self.total,
+            });
         }
-        let mut aux: Vec<u32> = scales.iter().chain(&bias).map(|value: &f32| value.to_bits()).collect();
+        let mut aux: Vec<u32> = scales
+            .iter()
+            .chain(&bias)
+            .map(|value: &f32| value.to_bits())
+            .collect();
         aux.extend(multipliers);
         if !aux.is_empty() {
             self.executor.write(range.aux, 0, &aux)?;
@@ -365,7 +505,9 @@ impl Loader<'_> {
         match self.source {
             WeightSource::Checkpoint(checkpoint) => {
                 let name = format!("{}.bias", segment.source.name);
-                checkpoint.read_f32(&name, segment.rows.start as u64, segment.rows.len()).await
+                checkpoint
+                    .read_f32(&name, segment.rows.start as u64, segment.rows.len())
+                    .await
             }
             WeightSource::Random => Ok(vec![0.0; segment.rows.len()]),
         }
@@ -384,10 +526,20 @@ impl Loader<'_> {
         let row_words = format.row_words(stored_features) as usize;
         let first = segment.rows.start as u64;
         match self.source {
-            WeightSource::Random => Ok(random_rows(format, rows, row_words, in_features, stored_features)),
+            WeightSource::Random => Ok(random_rows(
+                format,
+                rows,
+                row_words,
+                in_features,
+                stored_features,
+            )),
             WeightSource::Checkpoint(checkpoint) if checkpoint.quantization.is_some() => {
                 let words = checkpoint
-                    .read_u32(&format!("{name}.qweight"), first * row_words as u64, rows * row_words)
+                    .read_u32(
+                        &format!("{name}.qweight"),
+                        first * row_words as u64,
+                        rows * row_words,
+                    )
                     .await?;
                 let scales = scales(checkpoint, name, segment).await?;
                 let per_row = format.multiplier_words(stored_features) as usize;
@@ -395,10 +547,16 @@ impl Loader<'_> {
                     0 => Vec::new(),
                     _ => {
                         let name = format!("{name}.multipliers");
-                        checkpoint.read_u32(&name, first * per_row as u64, rows * per_row).await?
+                        checkpoint
+                            .read_u32(&name, first * per_row as u64, rows * per_row)
+                            .await?
                     }
                 };
-                Ok(Packed { words, scales, multipliers })
+                Ok(Packed {
+                    words,
+                    scales,
+                    multipliers,
+                })
             }
             WeightSource::Checkpoint(checkpoint) => {
                 let scale = tensor_scales.map(|scales| {
@@ -406,9 +564,13 @@ impl Loader<'_> {
                     scales[index.expect("a segment's source is one of the sources")]
                 });
                 let weight = format!("{name}.weight");
-                let values = checkpoint.read_f32(&weight, first * in_features as u64, rows * in_features).await?;
-                let packed: Vec<Packed> =
-                    values.par_chunks_exact(in_features).map(|row| pack_row(row, format, row_words, scale)).collect();
+                let values = checkpoint
+                    .read_f32(&weight, first * in_features as u64, rows * in_features)
+                    .await?;
+                let packed: Vec<Packed> = values
+                    .par_chunks_exact(in_features)
+                    .map(|row| pack_row(row, format, row_words, scale))
+                    .collect();
                 Ok(Packed::join(packed))
             }
         }
@@ -416,9 +578,16 @@ impl Loader<'_> {
 }
 
 /// The scales of rows of a quantized tensor: one each, or the tensor's for all.
-async fn scales(checkpoint: &Checkpoint, name: &str, segment: &Segment<'_>) -> Result<Vec<f32>, LoadError> {
+async fn scales(
+    checkpoint: &Checkpoint,
+    name: &str,
+    segment: &Segment<'_>,
+) -> Result<Vec<f32>, LoadError> {
     let name = format!("{name}.scales");
-    let len = checkpoint.tensors.get(&name).map_or(0, |info| info.elements()) as usize;
+    let len = checkpoint
+        .tensors
+        .get(&name)
+        .map_or(0, |info| info.elements()) as usize;
     let scales = checkpoint.read_scales(&name, len).await?;
     Ok(match scales[..] {
         [scale] => vec![scale; segment.rows.len()],
@@ -432,25 +601,45 @@ fn pack_row(row: &[f32], format: WeightFormat, row_words: usize, scale: Option<f
         WeightFormat::F32 => {
             let mut words: Vec<u32> = row.iter().map(|value| value.to_bits()).collect();
             words.resize(row_words, 0);
-            Packed { words, ..Packed::default() }
+            Packed {
+                words,
+                ..Packed::default()
+            }
         }
-        WeightFormat::F16 => Packed { words: pack::pack_f16(row), ..Packed::default() },
-        WeightFormat::Int { bits: Bits::Int8, .. } => {
+        WeightFormat::F16 => Packed {
+            words: pack::pack_f16(row),
+            ..Packed::default()
+        },
+        WeightFormat::Int {
+            bits: Bits::Int8, ..
+        } => {
             let (scale, words) = match scale {
                 Some(scale) => (scale, pack::quantize_row_i8_with_scale(row, scale)),
                 None => pack::quantize_row_i8(row),
             };
-            Packed { words, scales: vec![scale], multipliers: Vec::new() }
+            Packed {
+                words,
+                scales: vec![scale],
+                multipliers: Vec::new(),
+            }
         }
-        WeightFormat::Int { bits: Bits::Int4, group_size } => {
+        WeightFormat::Int {
+            bits: Bits::Int4,
+            group_size,
+        } => {
             let (scale, words, multipliers) = match scale {
                 Some(scale) => {
-                    let (words, multipliers) = pack::quantize_row_i4_with_scale(row, group_size as usize, scale);
+                    let (words, multipliers) =
+                        pack::quantize_row_i4_with_scale(row, group_size as usize, scale);
                     (scale, words, multipliers)
                 }
                 None => pack::quantize_row_i4(row, group_size as usize),
             };
-            Packed { words, scales: vec![scale], multipliers }
+            Packed {
+                words,
+                scales: vec![scale],
+                multipliers,
+            }
         }
     }
 }
@@ -469,8 +658,12 @@ async fn tensor_scales(
         for segment in segments(std::slice::from_ref(source), 0..source.rows as usize, chunk) {
             let first = (segment.rows.start * columns) as u64;
             let name = format!("{}.weight", source.name);
-            let values = checkpoint.read_f32(&name, first, segment.rows.len() * columns).await?;
-            absmax = values.iter().fold(absmax, |absmax, value| absmax.max(value.abs()));
+            let values = checkpoint
+                .read_f32(&name, first, segment.rows.len() * columns)
+                .await?;
+            absmax = values
+                .iter()
+                .fold(absmax, |absmax, value| absmax.max(value.abs()));
         }
         scales.push(absmax / bits.q_max() as f32);
     }
@@ -486,7 +679,10 @@ fn segments(sources: &[Source], rows: Range<usize>, chunk: usize) -> Vec<Segment
         let (mut row, last) = (rows.start.max(start), rows.end.min(end));
         while row < last {
             let next = (row + chunk).min(last);
-            pieces.push(Segment { source, rows: row - start..next - start });
+            pieces.push(Segment {
+                source,
+                rows: row - start..next - start,
+            });
             row = next;
         }
         start = end;
@@ -496,8 +692,11 @@ fn segments(sources: &[Source], rows: Range<usize>, chunk: usize) -> Vec<Segment
 
 /// The row of the joined sources where a segment starts.
 fn segment_start(sources: &[Source], segment: &Segment<'_>) -> usize {
-    let before: usize =
-        sources.iter().take_while(|source| source.name != segment.source.name).map(|s| s.rows as usize).sum();
+    let before: usize = sources
+        .iter()
+        .take_while(|source| source.name != segment.source.name)
+        .map(|s| s.rows as usize)
+        .sum();
     before + segment.rows.start
 }
 
@@ -527,7 +726,10 @@ fn random_rows(
         },
         WeightFormat::F16 => {
             let row: Vec<f32> = (0..2 * len).map(|_| gain * unit(noise())).collect();
-            Packed { words: pack::pack_f16(&row), ..Packed::default() }
+            Packed {
+                words: pack::pack_f16(&row),
+                ..Packed::default()
+            }
         }
         WeightFormat::Int { bits, .. } => Packed {
             words: (0..len).map(|_| noise()).collect(),
@@ -543,11 +745,24 @@ mod tests {
 
     #[test]
     fn segments_stay_inside_their_tensor() {
-        let sources: Vec<Source> =
-            [("q", 5), ("k", 2)].map(|(name, rows)| Source { name: name.to_owned(), rows }).to_vec();
-        let cut: Vec<(String, Range<usize>)> =
-            segments(&sources, 1..7, 3).into_iter().map(|s| (s.source.name.clone(), s.rows)).collect();
-        assert_eq!(cut, [("q".to_owned(), 1..4), ("q".to_owned(), 4..5), ("k".to_owned(), 0..2)]);
+        let sources: Vec<Source> = [("q", 5), ("k", 2)]
+            .map(|(name, rows)| Source {
+                name: name.to_owned(),
+                rows,
+            })
+            .to_vec();
+        let cut: Vec<(String, Range<usize>)> = segments(&sources, 1..7, 3)
+            .into_iter()
+            .map(|s| (s.source.name.clone(), s.rows))
+            .collect();
+        assert_eq!(
+            cut,
+            [
+                ("q".to_owned(), 1..4),
+                ("q".to_owned(), 4..5),
+                ("k".to_owned(), 0..2)
+            ]
+        );
         assert_eq!(segment_start(&sources, &segments(&sources, 5..7, 9)[0]), 5);
     }
 }

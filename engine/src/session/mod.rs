@@ -24,7 +24,11 @@ pub enum SessionError {
     #[error("the prompt has {found} tokens, the context holds {limit}")]
     PromptTooLong { found: usize, limit: u32 },
     #[error("token {index} is {found}, the vocabulary has {vocab}")]
-    UnknownToken { index: usize, found: u32, vocab: u32 },
+    UnknownToken {
+        index: usize,
+        found: u32,
+        vocab: u32,
+    },
     #[error("{found} sequences at once, the session was loaded for {limit}")]
     TooManySequences { found: usize, limit: u32 },
     #[error("a step has {found} rows, the session was loaded for {limit}")]
@@ -32,7 +36,11 @@ pub enum SessionError {
     #[error("--quant rounds a float model; this checkpoint is quantized already ({recipe})")]
     AlreadyQuantized { recipe: String },
     #[error("the model needs {needed} bytes of device memory, {name} has {available}")]
-    DoesNotFit { name: String, needed: u64, available: u64 },
+    DoesNotFit {
+        name: String,
+        needed: u64,
+        available: u64,
+    },
     #[error("context size {found}: must be between 1 and {limit}")]
     ContextSize { found: u32, limit: u32 },
     #[error(transparent)]
@@ -128,7 +136,13 @@ impl Session {
 
     fn new(model: Model, executor: Executor, memory: MemoryNeeded) -> Self {
         let pages = Pages::new(model.capacity.pages());
-        Self { model, executor, pages, plans: Vec::new(), memory }
+        Self {
+            model,
+            executor,
+            pages,
+            plans: Vec::new(),
+            memory,
+        }
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -180,44 +194,74 @@ impl Session {
             return Err(SessionError::EmptyPrompt.into());
         }
         if rows.len() > capacity.max_rows as usize {
-            return Err(SessionError::TooManyRows { found: rows.len(), limit: capacity.max_rows }.into());
+            return Err(SessionError::TooManyRows {
+                found: rows.len(),
+                limit: capacity.max_rows,
+            }
+            .into());
         }
         let vocab = self.model.config.vocab_size;
         for (index, row) in rows.iter().enumerate() {
             if row.token >= vocab {
-                return Err(SessionError::UnknownToken { index, found: row.token, vocab }.into());
+                return Err(SessionError::UnknownToken {
+                    index,
+                    found: row.token,
+                    vocab,
+                }
+                .into());
             }
             if row.position >= capacity.context_size {
                 let found = row.position as usize + 1;
-                return Err(SessionError::PromptTooLong { found, limit: capacity.context_size }.into());
+                return Err(SessionError::PromptTooLong {
+                    found,
+                    limit: capacity.context_size,
+                }
+                .into());
             }
             if row.sequence >= capacity.max_sequences {
                 let found = row.sequence as usize + 1;
-                return Err(SessionError::TooManySequences { found, limit: capacity.max_sequences }.into());
+                return Err(SessionError::TooManySequences {
+                    found,
+                    limit: capacity.max_sequences,
+                }
+                .into());
             }
         }
         for row in rows {
             self.reserve(row.sequence, row.position + 1)?;
         }
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
-        let row_info: Vec<[u32; 2]> = rows.iter().map(|row| [row.sequence, row.position]).collect();
+        let row_info: Vec<[u32; 2]> = rows
+            .iter()
+            .map(|row| [row.sequence, row.position])
+            .collect();
         let tiles = tiles(&row_info);
         let step = self.model.step;
         self.executor.write(step.tokens, 0, &tokens)?;
-        self.executor.write(step.row_info, 0, bytemuck::cast_slice(&row_info))?;
-        self.executor.write(step.tiles, 0, bytemuck::cast_slice(&tiles))?;
+        self.executor
+            .write(step.row_info, 0, bytemuck::cast_slice(&row_info))?;
+        self.executor
+            .write(step.tiles, 0, bytemuck::cast_slice(&tiles))?;
         if !wanted.is_empty() {
             self.executor.write(step.logit_index, 0, wanted)?;
         }
-        Ok(StepShape::Rows { rows: rows.len() as u32, tiles: tiles.len() as u32, logits: wanted.len() as u32 })
+        Ok(StepShape::Rows {
+            rows: rows.len() as u32,
+            tiles: tiles.len() as u32,
+            logits: wanted.len() as u32,
+        })
     }
 
     /// Makes room in the cache for `len` tokens of `sequence`.
     fn reserve(&mut self, sequence: u32, len: u32) -> Result<(), Error> {
-        let (pages, grown) = self.pages.reserve(sequence, len).map_err(SessionError::from)?;
+        let (pages, grown) = self
+            .pages
+            .reserve(sequence, len)
+            .map_err(SessionError::from)?;
         if grown {
             let row = u64::from(sequence) * u64::from(self.model.capacity.table_stride());
-            self.executor.write(self.model.step.block_table, row, pages)?;
+            self.executor
+                .write(self.model.step.block_table, row, pages)?;
         }
         Ok(())
     }
@@ -236,7 +280,11 @@ impl Session {
         }
         let step = self.model.step(&shape);
         let id = self.executor.prepare(step.plan).await?;
-        self.plans.push(KeptPlan { shape, id, logits: step.logits });
+        self.plans.push(KeptPlan {
+            shape,
+            id,
+            logits: step.logits,
+        });
         Ok((id, step.logits))
     }
 
@@ -254,12 +302,19 @@ impl Session {
             return Err(SessionError::EmptyPrompt.into());
         }
         if ids.len() > self.context_size() as usize {
-            return Err(SessionError::PromptTooLong { found: ids.len(), limit: self.context_size() }.into());
+            return Err(SessionError::PromptTooLong {
+                found: ids.len(),
+                limit: self.context_size(),
+            }
+            .into());
         }
         for (i, ids) in ids.chunks(chunk.max(1)).enumerate() {
             let first = i * chunk;
             let rows = prompt_rows(0, first, ids);
-            let wanted: Vec<u32> = (0..ids.len()).filter(|j| wanted(first + j)).map(|j| j as u32).collect();
+            let wanted: Vec<u32> = (0..ids.len())
+                .filter(|j| wanted(first + j))
+                .map(|j| j as u32)
+                .collect();
             let logits = self.step(&rows, &wanted).await?;
             if let Some(j) = wanted.first() {
                 on_rows(first + *j as usize, &logits);
@@ -269,7 +324,11 @@ impl Session {
     }
 
     /// Logits of every token, [tokens, vocab], of a fresh sequence. `on_rows(first_row, logits)` is called as they come.
-    pub async fn logits(&mut self, ids: &[u32], on_rows: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+    pub async fn logits(
+        &mut self,
+        ids: &[u32],
+        on_rows: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
         let chunk = self.logit_rows();
         self.run_prompt(ids, chunk, |_| true, on_rows).await
     }
@@ -298,7 +357,8 @@ impl Session {
     pub async fn prefill(&mut self, ids: &[u32]) -> Result<(), Error> {
         let chunk = self.model.capacity.max_rows as usize;
         let last = ids.len().saturating_sub(1);
-        self.run_prompt(ids, chunk, |position| position == last, &mut |_, _| {}).await?;
+        self.run_prompt(ids, chunk, |position| position == last, &mut |_, _| {})
+            .await?;
         Ok(self.executor.finish().await?)
     }
 
@@ -311,8 +371,11 @@ impl Session {
         max_new_tokens: Option<usize>,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<GenerateReport, Error> {
-        let reports =
-            self.generate_batch(&[prompt], sampler, max_new_tokens, &mut |_, token| on_token(token)).await?;
+        let reports = self
+            .generate_batch(&[prompt], sampler, max_new_tokens, &mut |_, token| {
+                on_token(token)
+            })
+            .await?;
         Ok(reports[0])
     }
 
@@ -327,7 +390,11 @@ impl Session {
     ) -> Result<Vec<GenerateReport>, Error> {
         let limit = self.model.capacity.max_sequences;
         if prompts.len() > limit as usize {
-            return Err(SessionError::TooManySequences { found: prompts.len(), limit }.into());
+            return Err(SessionError::TooManySequences {
+                found: prompts.len(),
+                limit,
+            }
+            .into());
         }
         let started = Instant::now();
         let mut active = Vec::new();
@@ -349,16 +416,21 @@ impl Session {
         active.retain(|_| max_new_tokens > 0);
         while !active.is_empty() {
             let finished = self
-                .decode(&mut active, sampling, max_new_tokens, &mut |sequence, token| {
-                    let report = &mut reports[sequence];
-                    report.new_tokens += 1;
-                    let elapsed = started.elapsed().as_nanos() as u64;
-                    if report.new_tokens == 1 {
-                        report.prefill_ns = elapsed;
-                    }
-                    report.decode_ns = elapsed - report.prefill_ns;
-                    on_token(sequence, token)
-                })
+                .decode(
+                    &mut active,
+                    sampling,
+                    max_new_tokens,
+                    &mut |sequence, token| {
+                        let report = &mut reports[sequence];
+                        report.new_tokens += 1;
+                        let elapsed = started.elapsed().as_nanos() as u64;
+                        if report.new_tokens == 1 {
+                            report.prefill_ns = elapsed;
+                        }
+                        report.decode_ns = elapsed - report.prefill_ns;
+                        on_token(sequence, token)
+                    },
+                )
                 .await?;
             for (sequence, finish) in finished {
                 reports[sequence].finish = finish;
@@ -372,24 +444,45 @@ impl Session {
     async fn start(&mut self, index: usize, prompt: &[u32]) -> Result<Active, Error> {
         let sequence = index as u32;
         self.reset(sequence);
-        let Some((&token, before)) = prompt.split_last() else { return Err(SessionError::EmptyPrompt.into()) };
+        let Some((&token, before)) = prompt.split_last() else {
+            return Err(SessionError::EmptyPrompt.into());
+        };
         if prompt.len() > self.context_size() as usize {
-            return Err(SessionError::PromptTooLong { found: prompt.len(), limit: self.context_size() }.into());
+            return Err(SessionError::PromptTooLong {
+                found: prompt.len(),
+                limit: self.context_size(),
+            }
+            .into());
         }
         let vocab = self.model.config.vocab_size;
         if let Some(index) = prompt.iter().position(|&token| token >= vocab) {
-            return Err(SessionError::UnknownToken { index, found: prompt[index], vocab }.into());
+            return Err(SessionError::UnknownToken {
+                index,
+                found: prompt[index],
+                vocab,
+            }
+            .into());
         }
         let chunk = self.model.capacity.max_rows as usize;
         for (i, ids) in before.chunks(chunk).enumerate() {
-            self.step(&prompt_rows(sequence, i * chunk, ids), &[]).await?;
+            self.step(&prompt_rows(sequence, i * chunk, ids), &[])
+                .await?;
         }
         let mut history = [u32::MAX; REPEAT_WINDOW as usize];
         for (position, &token) in prompt.iter().enumerate() {
             history[position % history.len()] = token;
         }
-        self.executor.write(self.model.decode.history, u64::from(sequence * REPEAT_WINDOW), &history)?;
-        Ok(Active { index, position: before.len() as u32, token, produced: 0 })
+        self.executor.write(
+            self.model.decode.history,
+            u64::from(sequence * REPEAT_WINDOW),
+            &history,
+        )?;
+        Ok(Active {
+            index,
+            position: before.len() as u32,
+            token,
+            produced: 0,
+        })
     }
 
     /// Decodes all active sequences together until at least one is finished; gives the finished ones.
@@ -404,10 +497,22 @@ impl Session {
         let room = |a: &Active| ((context - a.position) as usize).min(max_new_tokens - a.produced);
         let steps = active.iter().map(room).min().unwrap_or(0);
         let tokens: Vec<u32> = active.iter().map(|a| a.token).collect();
-        let row_info: Vec<[u32; 2]> = active.iter().map(|a| [a.index as u32, a.position]).collect();
+        let row_info: Vec<[u32; 2]> = active
+            .iter()
+            .map(|a| [a.index as u32, a.position])
+            .collect();
         self.executor.write(self.model.decode.tokens, 0, &tokens)?;
-        self.executor.write(self.model.decode.row_info, 0, bytemuck::cast_slice(&row_info))?;
-        let (plan, _) = self.plan(StepShape::Decode { rows: active.len() as u32, sampling }).await?;
+        self.executor.write(
+            self.model.decode.row_info,
+            0,
+            bytemuck::cast_slice(&row_info),
+        )?;
+        let (plan, _) = self
+            .plan(StepShape::Decode {
+                rows: active.len() as u32,
+                sampling,
+            })
+            .await?;
         let in_flight = match self.executor {
             Executor::Cpu(_) => 1,
             Executor::Gpu(_) => STEPS_IN_FLIGHT,
@@ -417,14 +522,23 @@ impl Session {
         let mut submitted = 0;
         loop {
             while finished.is_empty() && submitted < steps && pending.len() < in_flight {
-                for (sequence, position) in row_info.iter().map(|[sequence, position]| (*sequence, *position)) {
+                for (sequence, position) in row_info
+                    .iter()
+                    .map(|[sequence, position]| (*sequence, *position))
+                {
                     self.reserve(sequence, position + submitted as u32 + 1)?;
                 }
                 let chosen = self.model.decode.chosen;
-                pending.push_back(self.executor.run_and_read(plan, chosen, 0..active.len() as u64)?);
+                pending.push_back(self.executor.run_and_read(
+                    plan,
+                    chosen,
+                    0..active.len() as u64,
+                )?);
                 submitted += 1;
             }
-            let Some(readback) = pending.pop_front() else { break };
+            let Some(readback) = pending.pop_front() else {
+                break;
+            };
             let chosen = self.executor.wait(readback).await?;
             for (a, token) in active.iter_mut().zip(chosen) {
                 if finished.iter().any(|(sequence, _)| *sequence == a.index) {
@@ -447,7 +561,11 @@ impl Session {
 }
 
 fn prompt_rows(sequence: u32, first: usize, ids: &[u32]) -> Vec<Row> {
-    let row = |(i, &token)| Row { sequence, position: (first + i) as u32, token };
+    let row = |(i, &token)| Row {
+        sequence,
+        position: (first + i) as u32,
+        token,
+    };
     ids.iter().enumerate().map(row).collect()
 }
 

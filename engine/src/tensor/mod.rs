@@ -48,7 +48,13 @@ pub enum Quant {
 }
 
 impl Quant {
-    pub const ALL: [Quant; 5] = [Quant::F32, Quant::F16, Quant::W8A8, Quant::W4A8, Quant::W4A4];
+    pub const ALL: [Quant; 5] = [
+        Quant::F32,
+        Quant::F16,
+        Quant::W8A8,
+        Quant::W4A8,
+        Quant::W4A4,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -96,10 +102,17 @@ pub struct UnknownName {
 }
 
 fn by_name<T: Copy>(all: &[T], name: fn(T) -> &'static str, found: &str) -> Result<T, UnknownName> {
-    all.iter().copied().find(|&item| name(item) == found).ok_or_else(|| UnknownName {
-        found: found.to_owned(),
-        expected: all.iter().map(|&item| name(item)).collect::<Vec<_>>().join(", "),
-    })
+    all.iter()
+        .copied()
+        .find(|&item| name(item) == found)
+        .ok_or_else(|| UnknownName {
+            found: found.to_owned(),
+            expected: all
+                .iter()
+                .map(|&item| name(item))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }
 
 impl FromStr for Quant {

@@ -67,13 +67,7 @@ mod tests {
         let params = Params { rows: 2, window: 3 };
         let (mut tokens, mut row_info) = ([0; 2], [[1, 4], [0, 1]]);
         let mut history = [0; 6];
-        reference(
-            &params,
-            &[11, 22],
-            &mut tokens,
-            &mut row_info,
-            &mut history,
-        );
+        reference(&params, &[11, 22], &mut tokens, &mut row_info, &mut history);
         assert_eq!((tokens, row_info), ([11, 22], [[1, 5], [0, 2]]));
         assert_eq!(history, [0, 0, 22, 0, 0, 11]);
     }

@@ -10,8 +10,9 @@ fn needed() -> Limits {
 }
 
 /// Features that are used where an adapter has them.
-const WANTED: Features =
-    Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES).union(Features::PIPELINE_CACHE);
+const WANTED: Features = Features::TIMESTAMP_QUERY
+    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
+    .union(Features::PIPELINE_CACHE);
 
 fn instance() -> wgpu::Instance {
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
@@ -75,7 +76,9 @@ async fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
     found.sort_by_key(|(_, info)| rank(info));
     let mut unique: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = Vec::new();
     for (adapter, info) in found {
-        let known = unique.iter().any(|(_, other)| other.backend != info.backend && same_gpu(other, &info));
+        let known = unique
+            .iter()
+            .any(|(_, other)| other.backend != info.backend && same_gpu(other, &info));
         if !known {
             unique.push((adapter, info));
         }
@@ -108,22 +111,47 @@ fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> 
         name: info.name.clone(),
         backend: backend_name(info.backend),
         kind: kind_name(info.device_type),
-        driver: if driver.is_empty() { "driver unknown".to_owned() } else { driver },
+        driver: if driver.is_empty() {
+            "driver unknown".to_owned()
+        } else {
+            driver
+        },
         memory: memory(adapter),
         features: vec![
             ("shader-f16", features.contains(Features::SHADER_F16)),
             ("subgroups", features.contains(Features::SUBGROUP)),
-            ("cooperative-matrix", features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)),
-            ("spirv-passthrough", features.contains(Features::PASSTHROUGH_SHADERS)),
+            (
+                "cooperative-matrix",
+                features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            ),
+            (
+                "spirv-passthrough",
+                features.contains(Features::PASSTHROUGH_SHADERS),
+            ),
             ("timestamps", features.contains(Features::TIMESTAMP_QUERY)),
-            ("pipeline-cache", features.contains(Features::PIPELINE_CACHE)),
+            (
+                "pipeline-cache",
+                features.contains(Features::PIPELINE_CACHE),
+            ),
         ],
         limits: vec![
-            ("storage-binding-bytes", limits.max_storage_buffer_binding_size),
+            (
+                "storage-binding-bytes",
+                limits.max_storage_buffer_binding_size,
+            ),
             ("buffer-bytes", limits.max_buffer_size),
-            ("workgroup-memory-bytes", u64::from(limits.max_compute_workgroup_storage_size)),
-            ("workgroup-invocations", u64::from(limits.max_compute_invocations_per_workgroup)),
-            ("storage-buffers", u64::from(limits.max_storage_buffers_per_shader_stage)),
+            (
+                "workgroup-memory-bytes",
+                u64::from(limits.max_compute_workgroup_storage_size),
+            ),
+            (
+                "workgroup-invocations",
+                u64::from(limits.max_compute_invocations_per_workgroup),
+            ),
+            (
+                "storage-buffers",
+                u64::from(limits.max_storage_buffers_per_shader_stage),
+            ),
             ("subgroup-min", u64::from(info.subgroup_min_size)),
             ("subgroup-max", u64::from(info.subgroup_max_size)),
         ],
@@ -157,9 +185,12 @@ fn unusable(limits: &Limits) -> Option<String> {
             needed.max_storage_buffer_binding_size,
         ),
     ];
-    checks.iter().find(|(_, found, needed): &&(&str, u64, u64)| found < needed).map(|(what, found, needed)| {
-        format!("{what}: the adapter has {found}, the kernels need {needed}")
-    })
+    checks
+        .iter()
+        .find(|(_, found, needed): &&(&str, u64, u64)| found < needed)
+        .map(|(what, found, needed)| {
+            format!("{what}: the adapter has {found}, the kernels need {needed}")
+        })
 }
 
 /// Device-local memory in bytes, where it can be asked for.
@@ -171,7 +202,8 @@ fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
     let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let instance = vulkan.shared_instance().raw_instance();
     // SAFETY: the physical device belongs to this instance; the call only reads.
-    let heaps = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let heaps =
+        unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
     let largest = heaps.memory_heaps[..heaps.memory_heap_count as usize]
         .iter()
         .filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0)
@@ -187,15 +219,24 @@ fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
 
 /// The GPUs of this machine, best first; one seen through two backends is listed once.
 pub async fn adapters() -> Vec<AdapterInfo> {
-    enumerate().await.into_iter().map(|(_, info)| info).collect()
+    enumerate()
+        .await
+        .into_iter()
+        .map(|(_, info)| info)
+        .collect()
 }
 
 /// Opens what `choice` names, with the reason for it. [`DeviceChoice::Twin`] is not for here.
-pub(in crate::exec) async fn open(choice: &DeviceChoice) -> Result<(GpuExecutor, String), DeviceError> {
+pub(in crate::exec) async fn open(
+    choice: &DeviceChoice,
+) -> Result<(GpuExecutor, String), DeviceError> {
     let found = enumerate().await;
     let infos: Vec<AdapterInfo> = found.iter().map(|(_, info)| info.clone()).collect();
     let (index, reason) = choose(choice, &infos)?;
-    let (adapter, info) = found.into_iter().nth(index).expect("choose gives an index of the list");
+    let (adapter, info) = found
+        .into_iter()
+        .nth(index)
+        .expect("choose gives an index of the list");
     let executor = open_adapter(adapter, info, GpuOptions::default()).await?;
     Ok((executor, reason))
 }
@@ -203,47 +244,67 @@ pub(in crate::exec) async fn open(choice: &DeviceChoice) -> Result<(GpuExecutor,
 /// Which adapter of the list, best first, `choice` means, and why.
 fn choose(choice: &DeviceChoice, adapters: &[AdapterInfo]) -> Result<(usize, String), DeviceError> {
     let known = || {
-        let mut names: Vec<String> =
-            adapters.iter().map(|a| format!("{} {} ({}, {})", a.index, a.name, a.backend, a.kind)).collect();
+        let mut names: Vec<String> = adapters
+            .iter()
+            .map(|a| format!("{} {} ({}, {})", a.index, a.name, a.backend, a.kind))
+            .collect();
         names.push("twin".to_owned());
         names.join("; ")
     };
     let refuse_unusable = |adapter: &AdapterInfo| match &adapter.unusable {
-        Some(reason) => Err(DeviceError::Refused { name: adapter.name.clone(), reason: reason.clone() }),
+        Some(reason) => Err(DeviceError::Refused {
+            name: adapter.name.clone(),
+            reason: reason.clone(),
+        }),
         None => Ok(()),
     };
     match choice {
         DeviceChoice::Twin => Err(DeviceError::NoAdapter),
         DeviceChoice::Auto => {
-            let best = adapters.iter().find(|a| a.unusable.is_none()).ok_or(DeviceError::NoAdapter)?;
+            let best = adapters
+                .iter()
+                .find(|a| a.unusable.is_none())
+                .ok_or(DeviceError::NoAdapter)?;
             let others = adapters.len() - 1;
             let reason = match (best.kind, others) {
-                ("software", _) => "a software driver, as there is no GPU that can be used".to_owned(),
+                ("software", _) => {
+                    "a software driver, as there is no GPU that can be used".to_owned()
+                }
                 (_, 0) => "the only adapter".to_owned(),
                 (kind, _) => format!("the best of {} adapters ({kind})", adapters.len()),
             };
             Ok((best.index, reason))
         }
         DeviceChoice::Index(index) => {
-            let adapter = adapters
-                .get(*index)
-                .ok_or_else(|| DeviceError::Unknown { wanted: index.to_string(), known: known() })?;
+            let adapter = adapters.get(*index).ok_or_else(|| DeviceError::Unknown {
+                wanted: index.to_string(),
+                known: known(),
+            })?;
             refuse_unusable(adapter)?;
             Ok((*index, "asked for by its index".to_owned()))
         }
         DeviceChoice::Name(name) => {
             let wanted = name.to_lowercase();
-            let matches: Vec<&AdapterInfo> =
-                adapters.iter().filter(|a| a.name.to_lowercase().contains(&wanted)).collect();
+            let matches: Vec<&AdapterInfo> = adapters
+                .iter()
+                .filter(|a| a.name.to_lowercase().contains(&wanted))
+                .collect();
             match matches[..] {
-                [] => Err(DeviceError::Unknown { wanted: name.clone(), known: known() }),
+                [] => Err(DeviceError::Unknown {
+                    wanted: name.clone(),
+                    known: known(),
+                }),
                 [adapter] => {
                     refuse_unusable(adapter)?;
                     Ok((adapter.index, "asked for by name".to_owned()))
                 }
                 _ => Err(DeviceError::Ambiguous {
                     wanted: name.clone(),
-                    matches: matches.iter().map(|a| format!("{} {}", a.index, a.name)).collect::<Vec<_>>().join("; "),
+                    matches: matches
+                        .iter()
+                        .map(|a| format!("{} {}", a.index, a.name))
+                        .collect::<Vec<_>>()
+                        .join("; "),
                 }),
             }
         }
@@ -255,7 +316,10 @@ pub async fn open_all(options: GpuOptions) -> Vec<Result<GpuExecutor, DeviceErro
     let mut opened = Vec::new();
     for (adapter, info) in enumerate().await {
         opened.push(match &info.unusable {
-            Some(reason) => Err(DeviceError::Refused { name: info.name.clone(), reason: reason.clone() }),
+            Some(reason) => Err(DeviceError::Refused {
+                name: info.name.clone(),
+                reason: reason.clone(),
+            }),
             None => open_adapter(adapter, info, options).await,
         });
     }
@@ -282,7 +346,10 @@ async fn open_adapter(
             trace: wgpu::Trace::Off,
         })
         .await
-        .map_err(|error| DeviceError::Refused { name: info.name.clone(), reason: error.to_string() })?;
+        .map_err(|error| DeviceError::Refused {
+            name: info.name.clone(),
+            reason: error.to_string(),
+        })?;
     Ok(GpuExecutor::new(device, queue, info))
 }
 
@@ -307,24 +374,41 @@ mod tests {
 
     #[test]
     fn auto_takes_the_first_usable_adapter() {
-        let mut list = vec![adapter(0, "Big GPU", "discrete"), adapter(1, "llvmpipe", "software")];
-        assert_eq!(choose(&DeviceChoice::Auto, &list).expect("one is usable").0, 0);
+        let mut list = vec![
+            adapter(0, "Big GPU", "discrete"),
+            adapter(1, "llvmpipe", "software"),
+        ];
+        assert_eq!(
+            choose(&DeviceChoice::Auto, &list).expect("one is usable").0,
+            0
+        );
         list[0].unusable = Some("too small".to_owned());
         let (index, reason) = choose(&DeviceChoice::Auto, &list).expect("one is usable");
         assert_eq!(index, 1);
         assert!(reason.contains("software"), "{reason}");
-        assert!(matches!(choose(&DeviceChoice::Auto, &[]), Err(DeviceError::NoAdapter)));
+        assert!(matches!(
+            choose(&DeviceChoice::Auto, &[]),
+            Err(DeviceError::NoAdapter)
+        ));
     }
 
     #[test]
     fn names_match_in_any_case_and_must_be_unique() {
-        let list = vec![adapter(0, "Radeon A", "discrete"), adapter(1, "Radeon B", "integrated")];
+        let list = vec![
+            adapter(0, "Radeon A", "discrete"),
+            adapter(1, "Radeon B", "integrated"),
+        ];
         let by = |name: &str| choose(&DeviceChoice::Name(name.to_owned()), &list);
         assert_eq!(by("radeon b").expect("unique").0, 1);
         assert!(matches!(by("radeon"), Err(DeviceError::Ambiguous { .. })));
         let unknown = by("arc").expect_err("there is none").to_string();
-        assert!(unknown.contains("'arc'") && unknown.contains("Radeon A"), "{unknown}");
-        let index = choose(&DeviceChoice::Index(2), &list).expect_err("there are two").to_string();
+        assert!(
+            unknown.contains("'arc'") && unknown.contains("Radeon A"),
+            "{unknown}"
+        );
+        let index = choose(&DeviceChoice::Index(2), &list)
+            .expect_err("there are two")
+            .to_string();
         assert!(index.contains("'2'"), "{index}");
     }
 }

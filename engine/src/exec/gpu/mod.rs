@@ -132,7 +132,9 @@ impl GpuExecutor {
 
     pub fn max_buffer_bytes(&self) -> u64 {
         let limits = self.device.limits();
-        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+        limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size)
     }
 
     /// Drops the device under the executor's feet, as a crashed driver would. For tests of what happens then.
@@ -144,10 +146,14 @@ impl GpuExecutor {
     fn fault(&self) -> Result<(), DeviceError> {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         match (&faults.lost, &faults.error) {
-            (Some(reason), _) => Err(DeviceError::Lost { name: self.info.name.clone(), reason: reason.clone() }),
-            (None, Some(reason)) => {
-                Err(DeviceError::Driver { name: self.info.name.clone(), reason: reason.clone() })
-            }
+            (Some(reason), _) => Err(DeviceError::Lost {
+                name: self.info.name.clone(),
+                reason: reason.clone(),
+            }),
+            (None, Some(reason)) => Err(DeviceError::Driver {
+                name: self.info.name.clone(),
+                reason: reason.clone(),
+            }),
             (None, None) => Ok(()),
         }
     }
@@ -160,7 +166,11 @@ impl GpuExecutor {
         })
     }
 
-    async fn create_buffer(&self, desc: &BufferDesc, usage: BufferUsages) -> Result<wgpu::Buffer, DeviceError> {
+    async fn create_buffer(
+        &self,
+        desc: &BufferDesc,
+        usage: BufferUsages,
+    ) -> Result<wgpu::Buffer, DeviceError> {
         let bytes = desc.bytes();
         let limit = self.max_buffer_bytes();
         if bytes > limit {
@@ -185,7 +195,11 @@ impl GpuExecutor {
             return Err(self.driver_error(error));
         }
         if out_of_memory.await.is_some() {
-            return Err(DeviceError::OutOfMemory { name: self.info.name.clone(), label: desc.label.clone(), bytes });
+            return Err(DeviceError::OutOfMemory {
+                name: self.info.name.clone(),
+                label: desc.label.clone(),
+                bytes,
+            });
         }
         self.fault()?;
         Ok(buffer)
@@ -198,13 +212,19 @@ impl GpuExecutor {
     }
 
     pub(super) async fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
-        self.pipelines.compile(&self.device, &plan).await.map_err(|reason| self.driver_error(reason))?;
+        self.pipelines
+            .compile(&self.device, &plan)
+            .await
+            .map_err(|reason| self.driver_error(reason))?;
         let mut scratch = Vec::with_capacity(plan.scratch.len());
         for desc in &plan.scratch {
             scratch.push(self.create_buffer(desc, STORAGE).await?);
         }
         let params = self.params_buffer(&plan).await?;
-        let mut prepared = PreparedPlan { scratch, dispatches: Vec::with_capacity(plan.dispatches.len()) };
+        let mut prepared = PreparedPlan {
+            scratch,
+            dispatches: Vec::with_capacity(plan.dispatches.len()),
+        };
         let alignment = u64::from(self.device.limits().min_uniform_buffer_offset_alignment);
         let mut offset = 0;
         for dispatch in &plan.dispatches {
@@ -219,10 +239,15 @@ impl GpuExecutor {
                 }),
             };
             offset += size.next_multiple_of(alignment);
-            let storage = dispatch.bindings.iter().enumerate().map(|(i, id)| wgpu::BindGroupEntry {
-                binding: i as u32 + 1,
-                resource: self.buffer(Some(&prepared), *id).as_entire_binding(),
-            });
+            let storage =
+                dispatch
+                    .bindings
+                    .iter()
+                    .enumerate()
+                    .map(|(i, id)| wgpu::BindGroupEntry {
+                        binding: i as u32 + 1,
+                        resource: self.buffer(Some(&prepared), *id).as_entire_binding(),
+                    });
             let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
             let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(&dispatch.label),
@@ -236,7 +261,11 @@ impl GpuExecutor {
                 }
             };
             let pipeline = pipeline.clone();
-            prepared.dispatches.push(PreparedDispatch { pipeline, bind_group, grid });
+            prepared.dispatches.push(PreparedDispatch {
+                pipeline,
+                bind_group,
+                grid,
+            });
         }
         self.fault()?;
         self.plans.push(Some(prepared));
@@ -251,8 +280,13 @@ impl GpuExecutor {
             bytes.extend_from_slice(&dispatch.params);
             bytes.resize(bytes.len().next_multiple_of(alignment), 0);
         }
-        let desc = BufferDesc { label: "params".to_owned(), words: (bytes.len() as u64).div_ceil(4).max(1) };
-        let buffer = self.create_buffer(&desc, BufferUsages::UNIFORM | BufferUsages::COPY_DST).await?;
+        let desc = BufferDesc {
+            label: "params".to_owned(),
+            words: (bytes.len() as u64).div_ceil(4).max(1),
+        };
+        let buffer = self
+            .create_buffer(&desc, BufferUsages::UNIFORM | BufferUsages::COPY_DST)
+            .await?;
         self.queue.write_buffer(&buffer, 0, &bytes);
         Ok(buffer)
     }
@@ -265,13 +299,19 @@ impl GpuExecutor {
         match id {
             BufferId::Shared(i) => &self.shared[i as usize],
             BufferId::Scratch(i) => {
-                &plan.expect("a scratch buffer is named together with its plan").scratch[i as usize]
+                &plan
+                    .expect("a scratch buffer is named together with its plan")
+                    .scratch[i as usize]
             }
         }
     }
 
     fn plan(&self, plan: Option<usize>) -> Option<&PreparedPlan> {
-        plan.map(|plan| self.plans[plan].as_ref().expect("the plan was not released"))
+        plan.map(|plan| {
+            self.plans[plan]
+                .as_ref()
+                .expect("the plan was not released")
+        })
     }
 
     pub(super) fn write(
@@ -282,7 +322,8 @@ impl GpuExecutor {
         words: &[u32],
     ) -> Result<(), DeviceError> {
         let buffer = self.buffer(self.plan(plan), id);
-        self.queue.write_buffer(buffer, 4 * offset, bytemuck::cast_slice(words));
+        self.queue
+            .write_buffer(buffer, 4 * offset, bytemuck::cast_slice(words));
         self.pending_upload_bytes += 4 * words.len() as u64;
         if self.pending_upload_bytes > UPLOAD_FLUSH_BYTES {
             self.pending_upload_bytes = 0;
@@ -300,10 +341,16 @@ impl GpuExecutor {
         read: Option<(BufferId, Range<u64>)>,
     ) -> Result<Option<PendingRead>, DeviceError> {
         self.fault()?;
-        let staging = read.as_ref().map(|(_, words)| self.take_staging(4 * (words.end - words.start)));
-        let prepared = self.plans[plan].as_ref().expect("the plan was not released");
+        let staging = read
+            .as_ref()
+            .map(|(_, words)| self.take_staging(4 * (words.end - words.start)));
+        let prepared = self.plans[plan]
+            .as_ref()
+            .expect("the plan was not released");
         let range = dispatches.unwrap_or(0..prepared.dispatches.len());
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = self
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for dispatch in &prepared.dispatches[range] {
@@ -311,17 +358,27 @@ impl GpuExecutor {
                 pass.set_bind_group(0, &dispatch.bind_group, &[]);
                 match &dispatch.grid {
                     PreparedGrid::Fixed([x, y, z]) => pass.dispatch_workgroups(*x, *y, *z),
-                    PreparedGrid::Indirect(buffer, offset) => pass.dispatch_workgroups_indirect(buffer, *offset),
+                    PreparedGrid::Indirect(buffer, offset) => {
+                        pass.dispatch_workgroups_indirect(buffer, *offset)
+                    }
                 }
             }
         }
         if let (Some((id, words)), Some(staging)) = (&read, &staging) {
             let bytes = 4 * (words.end - words.start);
-            encoder.copy_buffer_to_buffer(self.buffer(Some(prepared), *id), 4 * words.start, staging, 0, bytes);
+            encoder.copy_buffer_to_buffer(
+                self.buffer(Some(prepared), *id),
+                4 * words.start,
+                staging,
+                0,
+                bytes,
+            );
         }
         let submission = self.queue.submit([encoder.finish()]);
         self.pending_upload_bytes = 0;
-        Ok(read.zip(staging).map(|((_, words), staging)| map(staging, 4 * (words.end - words.start), submission)))
+        Ok(read
+            .zip(staging)
+            .map(|((_, words), staging)| map(staging, 4 * (words.end - words.start), submission)))
     }
 
     pub(super) fn read(
@@ -333,7 +390,9 @@ impl GpuExecutor {
         self.fault()?;
         let bytes = 4 * (words.end - words.start);
         let staging = self.take_staging(bytes);
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = self
+            .device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let buffer = self.buffer(self.plan(plan), id);
         encoder.copy_buffer_to_buffer(buffer, 4 * words.start, &staging, 0, bytes);
         let submission = self.queue.submit([encoder.finish()]);
@@ -341,7 +400,11 @@ impl GpuExecutor {
     }
 
     fn take_staging(&mut self, bytes: u64) -> wgpu::Buffer {
-        match self.staging.iter().position(|buffer| buffer.size() == bytes) {
+        match self
+            .staging
+            .iter()
+            .position(|buffer| buffer.size() == bytes)
+        {
             Some(i) => self.staging.swap_remove(i),
             None => self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("staging"),
@@ -356,10 +419,15 @@ impl GpuExecutor {
         /// Staging buffers kept for the next readback; larger ones are freed.
         const KEEP_BYTES: u64 = 1 << 20;
         self.poll(pending.submission)?;
-        pending.mapped.await.map_err(|error| self.driver_error(error))?;
+        pending
+            .mapped
+            .await
+            .map_err(|error| self.driver_error(error))?;
         let words = {
-            let view =
-                pending.staging.get_mapped_range(0..pending.bytes).map_err(|error| self.driver_error(error))?;
+            let view = pending
+                .staging
+                .get_mapped_range(0..pending.bytes)
+                .map_err(|error| self.driver_error(error))?;
             bytemuck::pod_collect_to_vec(&view)
         };
         pending.staging.unmap();
@@ -380,8 +448,14 @@ impl GpuExecutor {
 
     /// Blocks until the submission is done. On the web this does nothing: the browser's loop resolves the mapping.
     fn poll(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        self.device.poll(wait).map(drop).map_err(|error| self.driver_error(error))
+        let wait = wgpu::PollType::Wait {
+            submission_index: Some(submission),
+            timeout: None,
+        };
+        self.device
+            .poll(wait)
+            .map(drop)
+            .map_err(|error| self.driver_error(error))
     }
 }
 
@@ -400,5 +474,10 @@ fn map(staging: wgpu::Buffer, bytes: u64, submission: wgpu::SubmissionIndex) -> 
             waker.wake();
         }
     });
-    PendingRead { staging, bytes, submission, mapped }
+    PendingRead {
+        staging,
+        bytes,
+        submission,
+        mapped,
+    }
 }

@@ -21,19 +21,28 @@ pub(super) struct Pipelines {
 
 impl Pipelines {
     /// Compiles what `plan` needs and is not there yet, in parallel where there are threads.
-    pub(super) async fn compile(&mut self, device: &wgpu::Device, plan: &Plan) -> Result<(), String> {
+    pub(super) async fn compile(
+        &mut self,
+        device: &wgpu::Device,
+        plan: &Plan,
+    ) -> Result<(), String> {
         let mut missing: BTreeMap<Key, &'static Kernel> = BTreeMap::new();
         for dispatch in &plan.dispatches {
             if !self.pipelines.contains_key(&key(dispatch)) {
                 missing.insert(key(dispatch), dispatch.kernel);
             }
-            self.layouts.entry(dispatch.kernel.name).or_insert_with(|| layout(device, dispatch.kernel));
+            self.layouts
+                .entry(dispatch.kernel.name)
+                .or_insert_with(|| layout(device, dispatch.kernel));
         }
         let layouts = &self.layouts;
-        let compiled = in_parallel(missing.into_iter().collect(), |((name, constants), kernel)| {
-            let pipeline = compile(device, kernel, &constants, &layouts[name].pipeline);
-            pipeline.map(|pipeline| ((name, constants), pipeline))
-        });
+        let compiled = in_parallel(
+            missing.into_iter().collect(),
+            |((name, constants), kernel)| {
+                let pipeline = compile(device, kernel, &constants, &layouts[name].pipeline);
+                pipeline.map(|pipeline| ((name, constants), pipeline))
+            },
+        );
         for result in compiled {
             let (key, pipeline) = result?;
             self.pipelines.insert(key, pipeline);
@@ -42,8 +51,14 @@ impl Pipelines {
     }
 
     /// The pipeline of a dispatch whose plan was compiled, and the layout of its bind group.
-    pub(super) fn of(&self, dispatch: &Dispatch) -> (&wgpu::ComputePipeline, &wgpu::BindGroupLayout) {
-        (&self.pipelines[&key(dispatch)], &self.layouts[dispatch.kernel.name].bind_group)
+    pub(super) fn of(
+        &self,
+        dispatch: &Dispatch,
+    ) -> (&wgpu::ComputePipeline, &wgpu::BindGroupLayout) {
+        (
+            &self.pipelines[&key(dispatch)],
+            &self.layouts[dispatch.kernel.name].bind_group,
+        )
     }
 }
 
@@ -55,13 +70,25 @@ fn layout(device: &wgpu::Device, kernel: &Kernel) -> Layout {
     let entry = |binding: u32, ty: wgpu::BufferBindingType, min: u64| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: NonZeroU64::new(min) },
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: NonZeroU64::new(min),
+        },
         count: None,
     };
-    let uniform = entry(0, wgpu::BufferBindingType::Uniform, kernel.params_bytes as u64);
+    let uniform = entry(
+        0,
+        wgpu::BufferBindingType::Uniform,
+        kernel.params_bytes as u64,
+    );
     let storage = kernel.bindings.iter().enumerate().map(|(i, access)| {
         let read_only = *access == Access::Read;
-        entry(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only }, 0)
+        entry(
+            i as u32 + 1,
+            wgpu::BufferBindingType::Storage { read_only },
+            0,
+        )
     });
     let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
     let bind_group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
@@ -73,7 +100,10 @@ fn layout(device: &wgpu::Device, kernel: &Kernel) -> Layout {
         bind_group_layouts: &[Some(&bind_group)],
         immediate_size: 0,
     });
-    Layout { bind_group, pipeline }
+    Layout {
+        bind_group,
+        pipeline,
+    }
 }
 
 fn compile(
@@ -89,7 +119,10 @@ fn compile(
         label: Some(kernel.name),
         source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
     });
-    let constants: Vec<(&str, f64)> = constants.iter().map(|(name, value)| (*name, f64::from(*value))).collect();
+    let constants: Vec<(&str, f64)> = constants
+        .iter()
+        .map(|(name, value)| (*name, f64::from(*value)))
+        .collect();
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(kernel.name),
         layout: Some(layout),
@@ -101,7 +134,10 @@ fn compile(
         },
         cache: None,
     });
-    for error in [now(internal.pop()), now(validation.pop())].into_iter().flatten() {
+    for error in [now(internal.pop()), now(validation.pop())]
+        .into_iter()
+        .flatten()
+    {
         return Err(format!("{}: {error}", kernel.name));
     }
     Ok(pipeline)
@@ -119,8 +155,18 @@ fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
 #[cfg(not(target_arch = "wasm32"))]
 fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(|| work(item))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let threads: Vec<_> = items
+            .into_iter()
+            .map(|item| scope.spawn(|| work(item)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
     })
 }
 

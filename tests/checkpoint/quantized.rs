@@ -1,0 +1,807 @@
+//! The quantized checkpoint: rounding, writing, reading, refusing.
+
+use crate::files::{
+    HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write,
+};
+use plateau::checkpoint::{
+    ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind,
+    QuantizationConfig, check_flatten_map,
+};
+use plateau::quantize::{round_to_nearest, round_to_nearest_in_shards};
+use plateau::tensor::{Bits, Granularity};
+use pollster::block_on;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const W4: LinearFormat = LinearFormat {
+    weight_bits: Bits::Int4,
+    weight_scale: Granularity::PerChannel,
+    group_size: 32,
+    activation_bits: Bits::Int8,
+    activation_scale: ActivationScale::Dynamic,
+};
+
+fn formats() -> Vec<LinearFormat> {
+    let mut formats = Vec::new();
+    for weight_scale in [Granularity::PerChannel, Granularity::PerTensor] {
+        for group_size in LinearFormat::GROUP_SIZES {
+            formats.push(LinearFormat {
+                weight_scale,
+                group_size,
+                ..W4
+            });
+        }
+        formats.push(LinearFormat {
+            weight_bits: Bits::Int8,
+            group_size: 0,
+            weight_scale,
+            ..W4
+        });
+    }
+    formats
+}
+
+/// Every file of a folder.
+fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| {
+        let path = entry.expect("an entry").path();
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        (name, std::fs::read(path).expect("readable"))
+    });
+    files.collect()
+}
+
+fn round(checkpoint: &Checkpoint, format: LinearFormat, shard_bytes: u64) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    block_on(round_to_nearest_in_shards(
+        checkpoint,
+        folder.path(),
+        format,
+        shard_bytes,
+        &mut |_| {},
+    ))
+    .expect("rounded");
+    folder
+}
+
+/// The integers of a row, by the words of the format's description.
+fn integers(words: &[u32], bits: Bits) -> Vec<i32> {
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    match bits {
+        Bits::Int8 => bytes.map(|byte| i32::from(byte as i8)).collect(),
+        Bits::Int4 => words
+            .iter()
+            .flat_map(|word| {
+                let bytes = word.to_le_bytes();
+                let low = bytes.map(|byte| i32::from(byte & 15) - 8);
+                let high = bytes.map(|byte| i32::from(byte >> 4) - 8);
+                [low, high].concat()
+            })
+            .collect(),
+    }
+}
+
+/// A linear's weights as the format gives them, [out, in], with the step of each.
+fn dequantize(
+    checkpoint: &Checkpoint,
+    name: &str,
+    format: LinearFormat,
+    shape: [usize; 2],
+) -> Vec<(f64, f64)> {
+    let [out_features, in_features] = shape;
+    let words = |suffix: &str, len: u32| {
+        let len = len as usize * out_features;
+        block_on(checkpoint.read_u32(&format!("{name}.{suffix}"), 0, len)).expect("valid")
+    };
+    let row_words = format.row_words(in_features as u32);
+    let qweight = words("qweight", row_words);
+    let multiplier_words = format.multiplier_words(in_features as u32) as usize;
+    let multipliers = if multiplier_words > 0 {
+        words("multipliers", multiplier_words as u32)
+    } else {
+        Vec::new()
+    };
+    let num_scales = format.num_scales(out_features as u32) as usize;
+    let scales =
+        block_on(checkpoint.read_scales(&format!("{name}.scales"), num_scales)).expect("valid");
+    let mut weights = Vec::new();
+    for row in 0..out_features {
+        let row_integers = integers(
+            &qweight[row * row_words as usize..][..row_words as usize],
+            format.weight_bits,
+        );
+        assert!(
+            row_integers[in_features..]
+                .iter()
+                .all(|&padding| padding == 0)
+        );
+        for feature in 0..in_features {
+            let multiplier = match (feature as u32).checked_div(format.group_size) {
+                None => 1,
+                Some(group) => {
+                    let group = group as usize;
+                    1 + (multipliers[row * multiplier_words + group / 8] >> (4 * (group % 8)) & 15)
+                }
+            };
+            assert!(row_integers[feature].unsigned_abs() <= format.weight_bits.q_max());
+            let step = f64::from(scales[row % num_scales]) * f64::from(multiplier);
+            weights.push((f64::from(row_integers[feature]) * step, step));
+        }
+    }
+    weights
+}
+
+#[test]
+fn rounding_is_within_half_a_step_of_every_weight() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    for format in formats() {
+        let rounded = round(&float, format, u64::MAX);
+        let quantized = open(rounded.path()).expect("valid");
+        let found = quantized.quantization.as_ref().expect("quantized");
+        assert_eq!(*found, QuantizationConfig::new("round to nearest", format));
+        let table = LinearFormat {
+            weight_bits: Bits::Int8,
+            group_size: 0,
+            weight_scale: Granularity::PerChannel,
+            ..format
+        };
+        let mut weights = vec![
+            (
+                "model.embed_tokens".to_owned(),
+                [VOCAB as usize, HIDDEN as usize],
+                table,
+            ),
+            (
+                "lm_head".to_owned(),
+                [VOCAB as usize, HIDDEN as usize],
+                table,
+            ),
+        ];
+        for linear in float.config.linears() {
+            let bias = format!("{}.bias", linear.name);
+            let read = |checkpoint: &Checkpoint| {
+                block_on(checkpoint.read_f32(&bias, 0, linear.out_features as usize))
+            };
+            assert_eq!(
+                read(&quantized).expect("there"),
+                read(&float).expect("there")
+            );
+            weights.push((
+                linear.name,
+                [linear.out_features as usize, linear.in_features as usize],
+                format,
+            ));
+        }
+        for (name, shape, format) in weights {
+            let expected =
+                block_on(float.read_f32(&format!("{name}.weight"), 0, shape[0] * shape[1]))
+                    .expect("there");
+            let found = dequantize(&quantized, &name, format, shape);
+            for (i, (&expected, (found, step))) in expected.iter().zip(found).enumerate() {
+                let error = (f64::from(expected) - found).abs();
+                assert!(
+                    error <= step * 0.50001,
+                    "{format:?} {name} {i}: {expected} became {found}, step {step}"
+                );
+            }
+        }
+        for (norm, len) in float.config.norms() {
+            let read = |checkpoint: &Checkpoint| {
+                block_on(checkpoint.read_f32(&norm, 0, len as usize)).expect("there")
+            };
+            assert_eq!(read(&quantized), read(&float));
+        }
+    }
+}
+
+#[test]
+fn int4_words_are_laid_out_as_the_format_says() {
+    let mut model = tiny();
+    // A row of 20 features with absmax 7: the scale without groups is 1.
+    let mut row = vec![0.0; HIDDEN as usize];
+    row[..8].copy_from_slice(&[-7.0, -1.0, 0.0, 1.0, 2.0, 3.5, 4.5, 7.0]);
+    let rows = row.repeat(12);
+    model.tensors.insert(
+        "model.layers.0.self_attn.k_proj.weight".to_owned(),
+        f32_tensor(&[12, HIDDEN], &rows),
+    );
+    let folder = model.write();
+    let rounded = round(
+        &open(folder.path()).expect("valid"),
+        LinearFormat {
+            group_size: 0,
+            ..W4
+        },
+        u64::MAX,
+    );
+    let quantized = open(rounded.path()).expect("valid");
+    let words = block_on(quantized.read_u32("model.layers.0.self_attn.k_proj.qweight", 0, 4))
+        .expect("there");
+    // Low nibbles -7 -1 0 1, high nibbles 2 4 4 7 (ties to even), each plus 8.
+    assert_eq!(
+        words,
+        [0xf9_c8_c7_a1, 0x8888_8888, 0x8888_8888, 0x8888_8888]
+    );
+}
+
+#[test]
+fn rows_of_zeros_have_a_scale_of_zero() {
+    let mut model = tiny();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    model.tensor(name).data.fill(0);
+    // So small that the scale is subnormal.
+    model
+        .tensor("model.embed_tokens.weight")
+        .data
+        .copy_from_slice(&1e-40_f32.to_le_bytes().repeat((VOCAB * HIDDEN) as usize));
+    let folder = model.write();
+    let float = open(folder.path()).expect("valid");
+    for format in formats() {
+        let rounded = round(&float, format, u64::MAX);
+        let quantized = open(rounded.path()).expect("valid");
+        let weights = dequantize(
+            &quantized,
+            "model.layers.0.mlp.up_proj",
+            format,
+            [70, HIDDEN as usize],
+        );
+        assert!(
+            weights.iter().all(|&weight| weight == (0.0, 0.0)),
+            "{format:?}"
+        );
+        let scales = block_on(quantized.read_scales("model.embed_tokens.scales", VOCAB as usize))
+            .expect("valid");
+        assert_eq!(scales, [0.0; VOCAB as usize]);
+    }
+}
+
+#[test]
+fn the_same_model_makes_the_same_bytes() {
+    let folder = tiny().write();
+    let shards = tiny().write_shards(|_| {});
+    let [first, second] = [folder.path(), shards.path()].map(|path| {
+        let rounded = round(&open(path).expect("valid"), W4, u64::MAX);
+        bytes_of(rounded.path())
+    });
+    assert_eq!(first, second);
+    assert_eq!(
+        first.keys().collect::<Vec<_>>(),
+        ["config.json", "model.safetensors", "tokenizer.json"]
+    );
+    assert_eq!(
+        first["tokenizer.json"],
+        bytes_of(folder.path())["tokenizer.json"]
+    );
+}
+
+#[test]
+fn shards_hold_what_one_file_holds() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    let single = round(&float, W4, u64::MAX);
+    let single = open(single.path())
+        .map(|checkpoint| (checkpoint, single))
+        .expect("valid");
+    // 1: every tensor is a shard of its own.
+    for shard_bytes in [1, 1500, 5000] {
+        let rounded = round(&float, W4, shard_bytes);
+        let sharded = open(rounded.path()).expect("valid");
+        assert!(sharded.files().len() > 2);
+        assert_eq!(sharded.tensors.len(), single.0.tensors.len());
+        for (name, info) in &single.0.tensors {
+            let other = sharded
+                .expect_dtype(name, &info.shape, info.dtype)
+                .expect("there");
+            let mut bytes = [vec![0; info.bytes as usize], vec![0; other.bytes as usize]];
+            block_on(single.0.read(name, 0, &mut bytes[0])).expect("there");
+            block_on(sharded.read(name, 0, &mut bytes[1])).expect("there");
+            assert_eq!(bytes[0], bytes[1], "{name}");
+        }
+        let index = std::fs::read_to_string(rounded.path().join("model.safetensors.index.json"))
+            .expect("there");
+        let index: Value = serde_json::from_str(&index).expect("JSON");
+        let total: u64 = single.0.tensors.values().map(|info| info.bytes).sum();
+        assert_eq!(index["metadata"]["total_size"], total);
+    }
+}
+
+#[test]
+fn the_official_crate_reads_what_is_written() {
+    let folder = tiny().write();
+    let rounded = round(&open(folder.path()).expect("valid"), W4, u64::MAX);
+    let bytes = std::fs::read(rounded.path().join("model.safetensors")).expect("there");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("valid");
+    let scales = tensors.tensor("lm_head.scales").expect("there");
+    assert_eq!(
+        (scales.dtype(), scales.shape()),
+        (safetensors::Dtype::F32, &[VOCAB as usize][..])
+    );
+}
+
+#[test]
+fn progress_ends_at_its_total() {
+    let folder = tiny().write();
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let mut steps = Vec::new();
+    let checkpoint = open(folder.path()).expect("valid");
+    block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |step| {
+        steps.push((step.done, step.total))
+    }))
+    .expect("rounded");
+    assert!(steps.is_sorted());
+    assert!(
+        steps
+            .last()
+            .is_some_and(|(done, total)| done == total && *total > 0)
+    );
+}
+
+#[test]
+fn nothing_is_written_over_and_nothing_is_quantized_twice() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    let before = bytes_of(folder.path());
+    let occupied =
+        block_on(round_to_nearest(&float, folder.path(), W4, &mut |_| {})).expect_err("occupied");
+    assert_message(
+        &occupied,
+        &[&folder.path().display().to_string(), "already"],
+    );
+    assert_eq!(bytes_of(folder.path()), before);
+
+    let rounded = round(&float, W4, u64::MAX);
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let quantized = open(rounded.path()).expect("valid");
+    let twice =
+        block_on(round_to_nearest(&quantized, out.path(), W4, &mut |_| {})).expect_err("quantized");
+    assert_message(&twice, &["quantized already", "round to nearest"]);
+    let fixed = LinearFormat {
+        activation_scale: ActivationScale::Static,
+        ..W4
+    };
+    let uncalibrated = block_on(round_to_nearest(&float, out.path(), fixed, &mut |_| {}))
+        .expect_err("no calibration");
+    assert_message(&uncalibrated, &["calibration"]);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_rounded() {
+    let mut model = tiny();
+    model.tensor("lm_head.weight").data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let folder = model.write();
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let checkpoint = open(folder.path()).expect("headers are valid");
+    let error =
+        block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |_| {})).expect_err("NaN");
+    assert_message(
+        &error,
+        &["model.safetensors", "lm_head.weight", "element 0", "NaN"],
+    );
+    assert!(
+        !out.path().join("config.json").exists(),
+        "what is not whole does not look like a model"
+    );
+}
+
+// Reading.
+
+fn parse(quantization: Value) -> Result<Option<QuantizationConfig>, LoadError> {
+    QuantizationConfig::parse(
+        "config.json",
+        &json!({ "quantization_config": quantization }).to_string(),
+    )
+}
+
+#[test]
+fn a_config_is_read_as_it_was_written() {
+    let mut config = QuantizationConfig::new("a recipe", W4);
+    let other = LinearFormat {
+        weight_bits: Bits::Int8,
+        weight_scale: Granularity::PerTensor,
+        group_size: 0,
+        activation_bits: Bits::Int4,
+        activation_scale: ActivationScale::Static,
+    };
+    config
+        .overrides
+        .insert("model.layers.0.mlp.down_proj".to_owned(), other);
+    config.kv_prefix = Some(KvPrefix {
+        tokens: 4,
+        file: "prefix.safetensors".to_owned(),
+    });
+    assert_eq!(
+        parse(config.to_json()).expect("valid"),
+        Some(config.clone())
+    );
+    assert_eq!(config.format("model.layers.0.mlp.down_proj"), other);
+    assert_eq!(config.format("model.layers.1.mlp.down_proj"), W4);
+    assert_eq!(parse(Value::Null).expect("valid"), None);
+}
+
+#[test]
+fn checkpoints_of_other_methods_are_refused_by_name() {
+    for method in [
+        "gptq",
+        "awq",
+        "fp8",
+        "bitsandbytes",
+        "compressed-tensors",
+        "mxfp4",
+        "quanto",
+    ] {
+        let mut model = tiny();
+        model.config["quantization_config"] =
+            json!({ "quant_method": method, "bits": 4, "group_size": 128 });
+        let parts = [
+            "config.json",
+            "quantization_config.quant_method",
+            &format!("found '{method}'"),
+            "'flattenquant'",
+        ];
+        assert_refused(open(model.write().path()), LoadErrorKind::Invalid, &parts);
+    }
+    let mut model = tiny();
+    model.config["quantization_config"] = json!({ "load_in_4bit": true });
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "found 'bitsandbytes'"],
+    );
+    model.config["quantization_config"] = json!({ "bits": 4 });
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "quant_method", "found nothing"],
+    );
+    model.config["quantization_config"] = json!("gptq");
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "found \"gptq\"", "an object"],
+    );
+    let mut model = tiny();
+    model.config["compression_config"] = json!({ "format": "pack-quantized" });
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["config.json", "compression_config", "pack-quantized"],
+    );
+}
+
+#[test]
+fn a_config_of_this_method_with_odd_values_is_refused() {
+    let changed = |path: &str, value: Value| {
+        let mut config = QuantizationConfig::new("a recipe", W4).to_json();
+        *config.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = value;
+        parse(config)
+    };
+    let refused = |path: &str, value: Value, parts: &[&str]| {
+        assert_refused(changed(path, value), LoadErrorKind::Invalid, parts);
+    };
+    refused(
+        "/version",
+        json!(2),
+        &["quantization_config.version", "found 2", "expected 1"],
+    );
+    refused(
+        "/default/weight_bits",
+        json!(3),
+        &[
+            "quantization_config.default.weight_bits",
+            "found 3",
+            "4 or 8",
+        ],
+    );
+    refused(
+        "/default/activation_bits",
+        json!(16),
+        &["default.activation_bits", "found 16", "4 or 8"],
+    );
+    refused(
+        "/default/group_size",
+        json!(48),
+        &["default.group_size", "found 48", "0, 32, 64 or 128"],
+    );
+    refused(
+        "/default/weight_bits",
+        json!(8),
+        &["default.group_size", "found 32", "0 where weight_bits is 8"],
+    );
+    refused(
+        "/default/weight_scale",
+        json!("row"),
+        &[
+            "default.weight_scale",
+            "found 'row'",
+            "'channel' or 'tensor'",
+        ],
+    );
+    refused(
+        "/default/activation_scale",
+        json!(null),
+        &["default.activation_scale", "found nothing"],
+    );
+    refused(
+        "/overrides",
+        json!({ "a": 4 }),
+        &["quantization_config.overrides.a", "found 4", "an object"],
+    );
+    refused(
+        "/kv_prefix",
+        json!({ "tokens": 0 }),
+        &["quantization_config.kv_prefix.tokens", "found 0"],
+    );
+    let mut config = QuantizationConfig::new("a recipe", W4).to_json();
+    config["zero_points"] = json!(true);
+    assert_refused(
+        parse(config),
+        LoadErrorKind::Invalid,
+        &["quantization_config.zero_points", "version 1"],
+    );
+}
+
+/// The tiny model, rounded, with its config changed.
+fn rounded_with(change: impl FnOnce(&mut Value)) -> Result<Checkpoint, LoadError> {
+    let folder = tiny().write();
+    let rounded = round(&open(folder.path()).expect("valid"), W4, u64::MAX);
+    let config = std::fs::read_to_string(rounded.path().join("config.json")).expect("there");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    change(&mut config["quantization_config"]);
+    write(rounded.path(), "config.json", config.to_string().as_bytes());
+    open(rounded.path())
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_format_are_refused() {
+    let group = rounded_with(|config| config["default"]["group_size"] = 0.into());
+    group.expect("multipliers that nobody reads are no error");
+    let bits = rounded_with(|config| {
+        config["default"]["weight_bits"] = 8.into();
+        config["default"]["group_size"] = 0.into();
+    });
+    assert_refused(
+        bits,
+        LoadErrorKind::Invalid,
+        &[
+            "model.layers.0.self_attn.q_proj.qweight",
+            "found [24, 4]",
+            "[24, 8]",
+        ],
+    );
+    let scale = rounded_with(|config| config["default"]["weight_scale"] = "tensor".into());
+    assert_refused(
+        scale,
+        LoadErrorKind::Invalid,
+        &["q_proj.scales", "found [24]", "expected [1]"],
+    );
+    let fixed = rounded_with(|config| config["default"]["activation_scale"] = "static".into());
+    assert_refused(
+        fixed,
+        LoadErrorKind::Invalid,
+        &["q_proj.input_scale", "found nothing"],
+    );
+    let unknown = rounded_with(|config| config["overrides"]["lm_head"] = config["default"].clone());
+    assert_refused(
+        unknown,
+        LoadErrorKind::Invalid,
+        &[
+            "config.json",
+            "overrides",
+            "'lm_head'",
+            "a linear of this model",
+        ],
+    );
+    let prefix = rounded_with(|config| {
+        config["kv_prefix"] = json!({ "tokens": 4, "file": "prefix.safetensors" })
+    });
+    assert_refused(
+        prefix,
+        LoadErrorKind::Invalid,
+        &[
+            "config.json",
+            "kv_prefix",
+            "4 tokens",
+            "does not read stored prefixes",
+        ],
+    );
+}
+
+#[test]
+fn float_weights_are_no_substitute_for_integers() {
+    let mut model: Model = tiny();
+    model.config["quantization_config"] = QuantizationConfig::new("none", W4).to_json();
+    assert_refused(
+        open(model.write().path()),
+        LoadErrorKind::Invalid,
+        &["model.embed_tokens.qweight", "found nothing"],
+    );
+}
+
+// Flatten maps. Five channels; 1 has three parts, 4 has two, and there is room between them.
+
+const MAP: [u32; 4] = [1 | 1 << 24, 1 | 2 << 24, FLATTEN_PADDING, 4 | 1 << 24];
+const INDEX: [u32; 10] = [0, 1, 0, 3, 0, 1, 0, 1, 3, 2];
+
+#[test]
+fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
+    let kernel = check_flatten_map(&MAP, &INDEX).expect("valid");
+    assert_eq!(kernel[..5], [1, 3, 1, 1, 2]);
+    assert_eq!(kernel[5..], MAP);
+    assert_eq!(
+        check_flatten_map(&[], &[0, 1, 0, 1]).expect("valid"),
+        [1, 1]
+    );
+}
+
+#[test]
+fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
+    let refused = |map: &[u32], index: &[u32], parts: &[&str]| {
+        let wrong = check_flatten_map(map, index).expect_err("wrong");
+        let message = format!(
+            "{}: found {}, expected {}",
+            wrong.what, wrong.found, wrong.expected
+        );
+        parts
+            .iter()
+            .for_each(|part| assert!(message.contains(part), "no {part:?} in: {message}"));
+    };
+    let index = |at: usize, value: u32| {
+        let mut index = INDEX;
+        index[at] = value;
+        index
+    };
+    refused(
+        &MAP,
+        &index(1, 0),
+        &["parts of channel 0", "found 0", "1 to 255"],
+    );
+    refused(&MAP, &index(1, 256), &["parts of channel 0", "found 256"]);
+    refused(
+        &MAP,
+        &index(0, 1),
+        &["first extra channel of channel 0", "found 1", "expected 0"],
+    );
+    refused(
+        &MAP,
+        &index(3, 2),
+        &[
+            "extra channel 1",
+            "does not name",
+            "0x02000001",
+            "0xff000000",
+        ],
+    );
+    refused(
+        &MAP,
+        &index(3, 4),
+        &[
+            "extra channel 2",
+            "part 3 of channel 1",
+            "0xff000000",
+            "0x03000001",
+        ],
+    );
+    refused(
+        &MAP,
+        &index(2, u32::MAX),
+        &["extra channel 4294967295", "the map's end"],
+    );
+    refused(
+        &MAP,
+        &index(8, 0),
+        &[
+            "extra channel 0",
+            "part 1 of channel 4",
+            "0x01000001",
+            "0x01000004",
+        ],
+    );
+    refused(&[1], &[0, 1, 0, 1], &["extra channel 0", "does not name"]);
+}
+
+#[test]
+fn static_activations_are_read_with_their_map() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    let rounded = round(
+        &float,
+        LinearFormat {
+            group_size: 0,
+            ..W4
+        },
+        u64::MAX,
+    );
+    // One linear becomes static: 20 channels and 4 extra ones still fit the 32 that its words have room for.
+    let name = "model.layers.1.mlp.gate_proj";
+    let mut index: Vec<u32> = [0, 1].repeat(HIDDEN as usize);
+    index[..10].copy_from_slice(&INDEX);
+    let static_tensors = |scale: f32, map: &[u32]| {
+        let path = rounded.path().join("model.safetensors");
+        let bytes = std::fs::read(path).expect("there");
+        let old = safetensors::SafeTensors::deserialize(&bytes).expect("valid");
+        let mut tensors = BTreeMap::new();
+        for (name, view) in old.tensors() {
+            let shape = view.shape().iter().map(|&size| size as u64).collect();
+            let dtype = format!("{:?}", view.dtype());
+            tensors.insert(
+                name,
+                crate::files::RawTensor {
+                    dtype,
+                    shape,
+                    data: view.data().to_vec(),
+                },
+            );
+        }
+        let words = |shape: &[u64], words: &[u32]| crate::files::RawTensor {
+            dtype: "U32".to_owned(),
+            shape: shape.to_vec(),
+            data: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        };
+        tensors.insert(format!("{name}.input_scale"), f32_tensor(&[1], &[scale]));
+        tensors.insert(
+            format!("{name}.flatten_map"),
+            words(&[map.len() as u64], map),
+        );
+        tensors.insert(format!("{name}.flatten_index"), words(&[HIDDEN, 2], &index));
+        write(
+            rounded.path(),
+            "model.safetensors",
+            &crate::files::safetensors(&tensors),
+        );
+        let mut quantization = QuantizationConfig::new(
+            "by hand",
+            LinearFormat {
+                group_size: 0,
+                ..W4
+            },
+        );
+        let fixed = LinearFormat {
+            activation_scale: ActivationScale::Static,
+            ..quantization.default
+        };
+        quantization.overrides.insert(name.to_owned(), fixed);
+        let config = block_on(float.config_with(&quantization)).expect("valid");
+        write(rounded.path(), "config.json", config.to_string().as_bytes());
+        open(rounded.path())
+    };
+
+    let checkpoint = static_tensors(0.25, &MAP).expect("valid");
+    assert_eq!(
+        block_on(checkpoint.read_input_scale(name)).expect("valid"),
+        0.25
+    );
+    let kernel = block_on(checkpoint.read_flatten_map(name, HIDDEN as u32)).expect("valid");
+    assert_eq!(kernel.len(), HIDDEN as usize + MAP.len());
+    assert_eq!(kernel[..6], [1, 3, 1, 1, 2, 1]);
+
+    let mut spoiled = MAP;
+    spoiled[1] = 0;
+    let checkpoint = static_tensors(-1.0, &spoiled).expect("shapes are right");
+    let map = block_on(checkpoint.read_flatten_map(name, HIDDEN as u32));
+    let tensor = format!("{name}.flatten_map");
+    assert_refused(
+        map,
+        LoadErrorKind::Invalid,
+        &[&tensor, "part 2 of channel 1", "0x00000000", "0x02000001"],
+    );
+    let scale = block_on(checkpoint.read_input_scale(name));
+    assert_refused(
+        scale,
+        LoadErrorKind::Invalid,
+        &["model.safetensors", "input_scale", "found -1"],
+    );
+    // More extra channels than the words have room for.
+    let long = [FLATTEN_PADDING; 13];
+    let parts = [
+        &format!("{name}.qweight")[..],
+        "found [70, 4]",
+        "expected [70, 8]",
+    ];
+    assert_refused(static_tensors(0.25, &long), LoadErrorKind::Invalid, &parts);
+}

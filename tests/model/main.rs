@@ -1,0 +1,6 @@
+//! Whole models: against independent references, and against themselves in other batches, chunks and executors.
+
+mod bisect;
+mod errors;
+mod promises;
+mod references;

@@ -1,0 +1,217 @@
+//! A sequence's logits do not depend on company: not on chunking, prefill or decode, nor on what else is in the batch.
+
+use plateau::exec::Executor;
+use plateau::sampler::SamplerConfig;
+use plateau::session::{LoadOptions, Row, Session};
+use plateau::tensor::{KvType, Quant};
+use plateau_tests::{device, model};
+use std::ops::ControlFlow;
+
+/// The twins and every adapter.
+async fn executors() -> Vec<Executor> {
+    std::iter::once(Executor::twin())
+        .chain(device::portable_devices().await)
+        .collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|value| value.to_bits()).collect()
+}
+
+fn options(quant: Option<Quant>, kv_type: KvType) -> LoadOptions {
+    LoadOptions {
+        quant,
+        kv_type,
+        max_sequences: 3,
+        ..LoadOptions::default()
+    }
+}
+
+/// Sessions of a small model in every mode on each executor, and of the built-in one.
+async fn each_session(test: impl AsyncFn(&str, &mut Session, &[u32])) {
+    let modes = [
+        (Quant::F32, KvType::F32),
+        (Quant::F16, KvType::F16),
+        (Quant::W8A8, KvType::F32),
+        (Quant::W4A8, KvType::F16),
+        (Quant::W4A4, KvType::F16),
+    ];
+    for folder in model::goldens() {
+        let checkpoint = model::open(&folder).await;
+        let ids: Vec<u32> = (0..75)
+            .map(|i| (i * i + 3) % checkpoint.config.vocab_size)
+            .collect();
+        for (quant, kv_type) in modes {
+            for executor in executors().await {
+                let what = format!("{} {quant} on {}", folder.display(), executor.name());
+                let mut session =
+                    model::load(&checkpoint, executor, &options(Some(quant), kv_type)).await;
+                test(&what, &mut session, &ids).await;
+            }
+        }
+    }
+    let checkpoint = model::builtin().await;
+    let ids: Vec<u32> = (0..75)
+        .map(|i| (i * i * 7 + 3) % checkpoint.config.vocab_size)
+        .collect();
+    for executor in executors().await {
+        let what = format!("built-in model on {}", executor.name());
+        let mut session = model::load(&checkpoint, executor, &options(None, KvType::F16)).await;
+        test(&what, &mut session, &ids).await;
+    }
+}
+
+#[test]
+fn logits_do_not_depend_on_chunking() {
+    pollster::block_on(each_session(async |what, session, ids| {
+        let whole = bits(&model::logits(session, ids, None).await);
+        for chunk in [1, 5, 8, 9, 64] {
+            let chunked = bits(&model::logits(session, ids, Some(chunk)).await);
+            assert!(
+                chunked == whole,
+                "{what}: chunks of {chunk} rows give other bits"
+            );
+        }
+    }));
+}
+
+#[test]
+fn logits_do_not_depend_on_company() {
+    pollster::block_on(each_session(async |what, session, ids| {
+        let vocab = session.config().vocab_size as usize;
+        let (a, b) = (&ids[..70], &ids[70..]);
+        let alone_a = bits(&model::logits(session, a, None).await);
+        let alone_b = bits(&model::logits(session, b, None).await);
+        session.reset(0);
+        // Both prompts in one step, of other sequences than before and shuffled together; then one token more of each.
+        let row = |sequence: u32, position: usize, token: u32| Row {
+            sequence,
+            position: position as u32,
+            token,
+        };
+        let last_a = a.len() - 1;
+        let mut rows: Vec<Row> = a[..40]
+            .iter()
+            .enumerate()
+            .map(|(p, &id)| row(2, p, id))
+            .collect();
+        rows.extend(b[..4].iter().enumerate().map(|(p, &id)| row(1, p, id)));
+        rows.extend(
+            a[40..last_a]
+                .iter()
+                .enumerate()
+                .map(|(p, &id)| row(2, 40 + p, id)),
+        );
+        let together = session
+            .step(&rows, &[39, 43, 44 + 28])
+            .await
+            .expect("a step");
+        let expected = [
+            &alone_a[39 * vocab..][..vocab],
+            &alone_b[3 * vocab..][..vocab],
+            &alone_a[68 * vocab..][..vocab],
+        ];
+        assert!(
+            bits(&together) == expected.concat(),
+            "{what}: a mixed prefill gives other bits"
+        );
+        let rows = [row(1, 4, b[4]), row(2, last_a, a[last_a])];
+        let together = session.step(&rows, &[0, 1]).await.expect("a step");
+        let expected = [
+            &alone_b[4 * vocab..][..vocab],
+            &alone_a[last_a * vocab..][..vocab],
+        ];
+        assert!(
+            bits(&together) == expected.concat(),
+            "{what}: a mixed decode gives other bits"
+        );
+        session.reset(1);
+        session.reset(2);
+    }));
+}
+
+#[test]
+fn two_sequences_decode_in_one_batch_as_they_do_alone() {
+    pollster::block_on(each_session(async |what, session, ids| {
+        let sampled = SamplerConfig {
+            temperature: 0.9,
+            top_k: 50,
+            repeat_penalty: 1.1,
+            seed: 7,
+            ..SamplerConfig::GREEDY
+        };
+        for sampler in [SamplerConfig::GREEDY, sampled] {
+            let prompts = [&ids[..66], &ids[3..8]];
+            // A draw depends on the sequence's number, so the second prompt is compared greedily only.
+            let alone = [
+                generate(session, prompts[0], &sampler).await,
+                generate(session, prompts[1], &sampler).await,
+            ];
+            let mut together = [Vec::new(), Vec::new()];
+            session
+                .generate_batch(&prompts, &sampler, Some(12), &mut |sequence, id| {
+                    together[sequence].push(id);
+                    // The second one ends earlier; the first goes on without it.
+                    if sequence == 1 && together[1].len() == 5 {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                })
+                .await
+                .expect("two prompts");
+            assert_eq!(together[0], alone[0], "{what}");
+            assert_eq!(together[1].len(), 5, "{what}");
+            if sampler == SamplerConfig::GREEDY {
+                assert_eq!(together[1], alone[1][..5], "{what}");
+            }
+        }
+    }));
+}
+
+async fn generate(session: &mut Session, prompt: &[u32], sampler: &SamplerConfig) -> Vec<u32> {
+    let mut ids = Vec::new();
+    let mut take = |id| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    };
+    session
+        .generate(prompt, sampler, Some(12), &mut take)
+        .await
+        .expect("a prompt");
+    ids
+}
+
+#[test]
+fn weights_split_over_buffers_give_the_same_bits() {
+    pollster::block_on(async {
+        for folder in model::goldens().into_iter().take(2) {
+            let checkpoint = model::open(&folder).await;
+            let ids: Vec<u32> = (0..20).collect();
+            for quant in Quant::ALL {
+                for (whole, split) in executors().await.into_iter().zip(executors().await) {
+                    let options = options(Some(quant), KvType::F16);
+                    let mut session = model::load(&checkpoint, whole, &options).await;
+                    let buffers = session.parts().0.shared.descs.len();
+                    let expected = bits(&model::logits(&mut session, &ids, None).await);
+                    // Some rows of the smallest linear fit; every table and linear is cut.
+                    let small = LoadOptions {
+                        max_weight_bytes: Some(2000),
+                        ..options
+                    };
+                    let mut session = model::load(&checkpoint, split, &small).await;
+                    assert!(
+                        session.parts().0.shared.descs.len() > buffers + 10,
+                        "the weights were not split"
+                    );
+                    let found = bits(&model::logits(&mut session, &ids, None).await);
+                    assert!(
+                        found == expected,
+                        "{} {quant}: split weights give other bits",
+                        folder.display()
+                    );
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,95 @@
+//! Models for tests: the goldens of this repository, the built-in model, and larger ones that may lie beside it.
+
+use plateau::checkpoint::{Checkpoint, Folder};
+use plateau::exec::Executor;
+use plateau::session::{LoadOptions, Session};
+use plateau::tensor::{KvType, Quant};
+use std::path::{Path, PathBuf};
+
+/// The folders of tests/golden that hold a model.
+pub fn goldens() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let entries =
+        std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    assert!(
+        folders.len() >= 5,
+        "{}: found {} models",
+        root.display(),
+        folders.len()
+    );
+    folders
+}
+
+/// `shared/<path>` beside the repository; `None`, and a line that says what is skipped, where it is not there.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared")
+        .join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    println!(
+        "skipped: {} is not there; it holds larger models than this repository",
+        found.display()
+    );
+    None
+}
+
+pub async fn open(folder: &Path) -> Checkpoint {
+    Checkpoint::open(Folder::Disk(folder.to_owned()))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub async fn builtin() -> Checkpoint {
+    Checkpoint::open(Folder::builtin())
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub async fn load(checkpoint: &Checkpoint, executor: Executor, options: &LoadOptions) -> Session {
+    Session::load(checkpoint, executor, options, &mut |_| {})
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// f32 throughout: what is compared with a float64 reference.
+pub fn f32_options() -> LoadOptions {
+    LoadOptions {
+        quant: Some(Quant::F32),
+        kv_type: KvType::F32,
+        ..LoadOptions::default()
+    }
+}
+
+/// Logits of every id, [ids, vocab], in steps of `chunk` rows (`None`: as many as fit).
+pub async fn logits(session: &mut Session, ids: &[u32], chunk: Option<usize>) -> Vec<f32> {
+    let mut all = Vec::new();
+    let mut take = |_: usize, rows: &[f32]| all.extend_from_slice(rows);
+    let done = match chunk {
+        None => session.logits(ids, &mut take).await,
+        Some(chunk) => session.logits_in_chunks(ids, chunk, &mut take).await,
+    };
+    done.unwrap_or_else(|error| panic!("{error}"));
+    all
+}
+
+/// Tokens of a greedy generation, whatever the end tokens are.
+pub async fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut ids = Vec::new();
+    let sampler = plateau::sampler::SamplerConfig::GREEDY;
+    session
+        .generate(prompt, &sampler, Some(n), &mut |id| {
+            ids.push(id);
+            std::ops::ControlFlow::Continue(())
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    ids
+}
