@@ -20,6 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Code {
+    quiet_vulkan_layer();
     let words = match legacy::rewrite(std::env::args_os()) {
         Ok(words) => words,
         Err(line) => return report_usage(&line, &[]),
@@ -37,6 +38,19 @@ fn run() -> Code {
         Err(error) => report(&error),
     }
 }
+
+/// Mesa's layer that reorders devices for a desktop prints errors where there is none, as in a container. The order of
+/// devices is chosen here anyway.
+#[cfg(target_os = "linux")]
+fn quiet_vulkan_layer() {
+    if std::env::var_os("MESA_VK_DEVICE_SELECT").is_none() {
+        // SAFETY: no other thread runs yet that could read the environment meanwhile: this is the first thing that main does.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn quiet_vulkan_layer() {}
 
 fn report(error: &anyhow::Error) -> Code {
     let code = exit::code(error);

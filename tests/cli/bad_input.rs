@@ -7,6 +7,7 @@ use std::path::Path;
 
 const NOT_FOUND: i32 = 3;
 const INVALID: i32 = 4;
+const OUT_OF_MEMORY: i32 = 6;
 
 /// Loads the model in `folder` and asks for one token.
 fn generate(folder: &Path) -> Ran {
@@ -263,4 +264,25 @@ fn tokenizers_that_do_not_fit() {
             shape[0] -= 3;
         });
     });
+}
+
+#[test]
+fn a_model_that_cannot_fit_is_refused_before_it_is_loaded() {
+    let model = TinyModel::new();
+    spoil_config(model.path(), |config| {
+        config["num_hidden_layers"] = json!(1024);
+        config["num_attention_heads"] = json!(512);
+        config["num_key_value_heads"] = json!(512);
+        config["head_dim"] = json!(256);
+        config["max_position_embeddings"] = json!(1 << 24);
+    });
+    // A KV cache of 8 PB, of a shape that needs no weights.
+    let command = plateau("bench --device 0 -p 16000000 -n 0 --shape");
+    let ran = command.arg(model.path().join("config.json")).ran();
+    ran.failed(OUT_OF_MEMORY);
+    assert!(
+        ran.stderr.contains("bytes of device memory"),
+        "{}",
+        ran.stderr
+    );
 }

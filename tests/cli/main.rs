@@ -382,15 +382,24 @@ fn a_stop_string_ends_the_text_before_it() {
 
 #[test]
 fn the_twins_choose_the_same_tokens() {
-    let twin = greedy("--device twin");
-    assert_eq!(twin.stdout, greedy("").stdout);
-    assert!(
-        twin.stderr.to_lowercase().contains("twin"),
-        "{}",
-        twin.stderr
-    );
-    let cpu = greedy("--device CPU");
-    assert!(cpu.stderr.to_lowercase().contains("twin"), "{}", cpu.stderr);
+    // In floats: a last bit of difference can tip the rounding of an INT8 activation, and with it a close choice.
+    let model = TinyModel::new();
+    let generate = |device: &str| {
+        let command = plateau(
+            "generate --temp 0 -n 24 --ignore-eos --quant f32 --kv-type f32 -p text --device",
+        );
+        command.arg(device).model(&model).ran().succeeded()
+    };
+    let auto = generate("auto");
+    for device in ["twin", "CPU"] {
+        let twin = generate(device);
+        assert_eq!(twin.stdout, auto.stdout);
+        assert!(
+            twin.stderr.to_lowercase().contains("twin"),
+            "{}",
+            twin.stderr
+        );
+    }
 }
 
 #[test]
