@@ -2,15 +2,10 @@
 
 use plateau::Error;
 use plateau::checkpoint::{LoadError, LoadErrorKind, WriteError};
-use plateau::exec::DeviceError;
+use plateau::exec::{DRIVER_HINT, DeviceError};
 use plateau::quantize::QuantizeError;
 use plateau::session::SessionError;
 use std::io;
-
-/// What a person on Linux without any GPU driver can do.
-pub const GET_A_DRIVER: &str = "a GPU is used through Vulkan (Linux, Windows), DirectX 12 (Windows) or Metal (macOS): install your GPU's \
-                                driver, or on Linux the software driver (Debian, Ubuntu: sudo apt install mesa-vulkan-drivers; \
-                                Fedora: sudo dnf install mesa-vulkan-drivers; Arch: sudo pacman -S vulkan-swrast)";
 
 /// The documented exit codes; `plateau --help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +140,7 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         LoadError::Io { .. } | LoadError::Invalid { .. } => None,
     };
     let device = |error: &DeviceError| match error {
-        DeviceError::NoAdapter => Some(GET_A_DRIVER),
+        DeviceError::NoAdapter => Some(DRIVER_HINT),
         DeviceError::Unknown { .. } | DeviceError::Ambiguous { .. } => {
             Some("`plateau devices` lists what --device can name")
         }
@@ -395,7 +390,7 @@ mod tests {
             .context("while opening")
             .expect_err("an error");
         assert_eq!(code(&error), Code::NoDevice);
-        assert_eq!(hint(&error).as_deref(), Some(GET_A_DRIVER));
+        assert_eq!(hint(&error).as_deref(), Some(DRIVER_HINT));
         assert_eq!(line(&error), "while opening: no GPU adapter was found");
     }
 

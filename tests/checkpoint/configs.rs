@@ -4,6 +4,7 @@ use crate::files::{assert_refused, open, tiny};
 use plateau::checkpoint::{
     Family, GenerationConfig, LoadError, LoadErrorKind, ModelConfig, RopeConfig, RopeScaling,
 };
+use plateau_tests::tolerance::SAME_FORMULA;
 use serde_json::{Value, json};
 
 fn config(changes: Value) -> Result<ModelConfig, LoadError> {
@@ -368,7 +369,7 @@ fn rope_that_is_not_known_is_refused_by_name() {
 fn inverse_frequencies_are_those_of_the_reference() {
     let close = |found: f64, expected: f64| {
         assert!(
-            (found - expected).abs() <= 1e-12 * expected,
+            (found - expected).abs() <= SAME_FORMULA.relative * expected,
             "{found} {expected}"
         )
     };

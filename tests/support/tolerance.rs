@@ -74,3 +74,10 @@ pub const LOSS_OF_SAME_LOGITS: Tolerance = Tolerance {
     absolute: 0.0,
     relative: 1e-9,
 };
+
+/// One formula in f64, evaluated by two programs: a few of its roundings of 2^-53 differ.
+pub const SAME_FORMULA: Tolerance = Tolerance {
+    name: "the same formula in f64",
+    absolute: 0.0,
+    relative: 1e-12,
+};

@@ -2,9 +2,9 @@
 
 use crate::args::Devices;
 use crate::console::{bytes, print, print_json};
-use crate::exit::GET_A_DRIVER;
 use anyhow::Result;
-use plateau::exec::{self, AdapterInfo};
+use plateau::exec::{self, AdapterInfo, DRIVER_HINT};
+use plateau::ops::KERNEL_CHOICES;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,7 +59,7 @@ fn listing(adapters: &[AdapterInfo]) -> Listing<'_> {
             name: "twin",
             description: TWIN,
         },
-        hint: (!adapters.iter().any(adapter)).then_some(GET_A_DRIVER),
+        hint: (!adapters.iter().any(adapter)).then_some(DRIVER_HINT),
     }
 }
 
@@ -73,7 +73,7 @@ fn json(adapter: &AdapterInfo) -> Adapter<'_> {
         memory: adapter.memory,
         features: adapter.features.iter().copied().collect(),
         limits: adapter.limits.iter().copied().collect(),
-        kernels: adapter.kernels.iter().copied().collect(),
+        kernels: KERNEL_CHOICES.iter().copied().collect(),
         unusable: adapter.unusable.as_deref(),
     }
 }
@@ -102,10 +102,9 @@ fn table(adapters: &[AdapterInfo]) -> String {
             .iter()
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
-        let kernels = adapter
-            .kernels
+        let kernels = KERNEL_CHOICES
             .iter()
-            .map(|(op, kernel)| format!("{op}: {kernel}"))
+            .map(|(op, kernels)| format!("{op}: {kernels}"))
             .collect();
         let memory = adapter.memory.map(bytes).into_iter().collect();
         let lists: [(&str, Vec<String>); 5] = [
@@ -120,10 +119,7 @@ fn table(adapters: &[AdapterInfo]) -> String {
         }
     }
     if !adapters.iter().any(|adapter| adapter.unusable.is_none()) {
-        let _ = writeln!(
-            text,
-            "No GPU adapter can be used. To get one: {GET_A_DRIVER}."
-        );
+        let _ = writeln!(text, "No GPU adapter can be used. {DRIVER_HINT}.");
     }
     let _ = writeln!(text, "{:<5} {TWIN}", "twin");
     text
@@ -143,7 +139,6 @@ mod tests {
             memory: Some(16 << 30),
             features: vec![("subgroups", true), ("f16", false)],
             limits: vec![("max_buffer_size", 256)],
-            kernels: vec![("linear w4a8", "gemm_i4")],
             unusable: unusable.map(str::to_owned),
         }
     }
@@ -159,7 +154,7 @@ mod tests {
             text.contains("has      subgroups\n") && text.contains("has not  f16\n"),
             "{text}"
         );
-        assert!(text.contains("linear w4a8: gemm_i4"), "{text}");
+        assert!(text.contains("linear int4: gemv_i4 / gemm_i4"), "{text}");
         assert!(
             text.lines()
                 .last()

@@ -58,8 +58,6 @@ pub struct AdapterInfo {
     pub features: Vec<(&'static str, bool)>,
     /// Limits that matter here, in a fixed order.
     pub limits: Vec<(&'static str, u64)>,
-    /// The kernel that each operation would run there, as (operation, kernel) in a fixed order.
-    pub kernels: Vec<(&'static str, &'static str)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
 }

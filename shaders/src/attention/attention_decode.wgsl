@@ -60,7 +60,7 @@ fn score(start: u32, lane: u32) -> f32 {
 }
 
 // Maximum over the workgroup. Every invocation calls it; every invocation gets the maximum.
-fn workgroup_max(lane: u32, value: f32) -> f32 {
+fn keys_max(lane: u32, value: f32) -> f32 {
   tree[lane] = value;
   workgroupBarrier();
   for (var stride = PAGE_SIZE / 2u; stride > 0u; stride /= 2u) {
@@ -75,7 +75,7 @@ fn workgroup_max(lane: u32, value: f32) -> f32 {
 }
 
 // Sum over the workgroup by pairwise halving. Every invocation calls it; every invocation gets the sum.
-fn workgroup_sum(lane: u32, value: f32) -> f32 {
+fn keys_sum(lane: u32, value: f32) -> f32 {
   tree[lane] = value;
   workgroupBarrier();
   for (var stride = PAGE_SIZE / 2u; stride > 0u; stride /= 2u) {
@@ -120,10 +120,10 @@ fn run(head: u32, row: u32, lane: u32) {
     weights[lane] = params.scale * score(start, lane);
     workgroupBarrier();
     let score_j = weights[lane];
-    let m_p = workgroup_max(lane, select(LOWEST, score_j, visible));
+    let m_p = keys_max(lane, select(LOWEST, score_j, visible));
     let p = select(0.0, exp(score_j - m_p), visible);
     weights[lane] = p;
-    let l_p = workgroup_sum(lane, p);
+    let l_p = keys_sum(lane, p);
 
     let m_both = max(m, m_p);
     let a = exp(m - m_both);

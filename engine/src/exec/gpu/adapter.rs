@@ -155,7 +155,6 @@ fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> 
             ("subgroup-min", u64::from(info.subgroup_min_size)),
             ("subgroup-max", u64::from(info.subgroup_max_size)),
         ],
-        kernels: Vec::new(),
         unusable: unusable(&limits),
     }
 }
@@ -367,7 +366,6 @@ mod tests {
             memory: None,
             features: Vec::new(),
             limits: Vec::new(),
-            kernels: Vec::new(),
             unusable: None,
         }
     }

@@ -134,10 +134,8 @@ fn compile(
         },
         cache: None,
     });
-    for error in [now(internal.pop()), now(validation.pop())]
-        .into_iter()
-        .flatten()
-    {
+    let (internal, validation) = (now(internal.pop()), now(validation.pop()));
+    if let Some(error) = internal.or(validation) {
         return Err(format!("{}: {error}", kernel.name));
     }
     Ok(pipeline)
