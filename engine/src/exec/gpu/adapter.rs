@@ -2,6 +2,7 @@
 
 use super::{GpuExecutor, GpuOptions};
 use crate::exec::{AdapterInfo, DeviceChoice, DeviceError};
+use std::sync::OnceLock;
 use wgpu::{Backend, Backends, DeviceType, Features, Limits};
 
 /// What every kernel of the portable set may use: WebGPU's default limits.
@@ -14,13 +15,19 @@ const WANTED: Features = Features::TIMESTAMP_QUERY
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     .union(Features::PIPELINE_CACHE);
 
-fn instance() -> wgpu::Instance {
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
-    // No validation layers in a product, and no extra dispatch in front of each indirect one: the plan's own kernels
-    // write the indirect grids.
-    desc.flags = wgpu::InstanceFlags::empty();
-    wgpu::Instance::new(desc)
+/// The process's one way to its GPUs. Kept for good: some drivers cannot be loaded again and again, and after some ten
+/// times show no adapter any more.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+        desc.backends =
+            Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
+        // No validation layers in a product, and no extra dispatch in front of each indirect one: the plan's own
+        // kernels write the indirect grids.
+        desc.flags = wgpu::InstanceFlags::empty();
+        wgpu::Instance::new(desc)
+    })
 }
 
 fn backend_name(backend: Backend) -> &'static str {
