@@ -307,7 +307,7 @@ async fn fill(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
     let memory = MemoryNeeded::of(&model);
-    if let Some(available) = executor.adapter().and_then(|adapter| adapter.memory) {
+    if let Some(available) = executor.available_memory() {
         if memory.total() > available {
             let name = executor.name().to_owned();
             return Err(SessionError::DoesNotFit {
