@@ -130,9 +130,27 @@ pub fn unpack_f16(words: &[u32], row: &mut [f32]) {
     }
 }
 
+/// The scale with which `steps` whole steps reach `absmax`. 0 where it would be subnormal, which a GPU may take for 0: all
+/// integers are then 0.
+fn scale_of(absmax: f32, steps: i32) -> f32 {
+    let scale = absmax / steps as f32;
+    if scale.is_normal() { scale } else { 0.0 }
+}
+
+/// The scale that lets the largest of i8 weights be [`Q_MAX_I8`].
+pub fn scale_i8(absmax: f32) -> f32 {
+    scale_of(absmax, Q_MAX_I8)
+}
+
+/// The scale that lets the largest of i4 weights be [`Q_MAX_I4`], in a group of the largest multiplier where there are groups.
+pub fn scale_i4(absmax: f32, group_size: usize) -> f32 {
+    let multiplier = if group_size > 0 { MULTIPLIER_MAX } else { 1 };
+    scale_of(absmax, Q_MAX_I4 * multiplier as i32)
+}
+
 /// `w ≈ scale * w_q`, rounded to nearest: the scale of the row and its packed i8.
 pub fn quantize_row_i8(row: &[f32]) -> (f32, Vec<u32>) {
-    let scale = absmax(row) / Q_MAX_I8 as f32;
+    let scale = scale_i8(absmax(row));
     (scale, quantize_row_i8_with_scale(row, scale))
 }
 
@@ -144,11 +162,7 @@ pub fn quantize_row_i8_with_scale(row: &[f32], scale: f32) -> Vec<u32> {
 /// `w ≈ scale * m[group] * w_q`, rounded to nearest: the scale of the row, its packed i4 and its packed multipliers.
 /// Without groups (`group_size` 0) there are no multipliers.
 pub fn quantize_row_i4(row: &[f32], group_size: usize) -> (f32, Vec<u32>, Vec<u32>) {
-    let absmax = absmax(row);
-    let scale = match group_size {
-        0 => absmax / Q_MAX_I4 as f32,
-        _ => absmax / (Q_MAX_I4 as u32 * MULTIPLIER_MAX) as f32,
-    };
+    let scale = scale_i4(absmax(row), group_size);
     let (words, multipliers) = quantize_row_i4_with_scale(row, group_size, scale);
     (scale, words, multipliers)
 }
@@ -185,7 +199,8 @@ pub fn quantize_row_i4_with_scale(
     (pack_i4(&values), pack_multipliers(&multipliers))
 }
 
-fn absmax(row: &[f32]) -> f32 {
+/// The largest magnitude; 0 of nothing.
+pub fn absmax(row: &[f32]) -> f32 {
     row.iter().fold(0.0, |absmax, w| w.abs().max(absmax))
 }
 
@@ -345,10 +360,14 @@ mod tests {
 
     #[test]
     fn a_row_of_zeros_stays_zero_in_every_format() {
-        for group_size in [0, 32, 128] {
-            let (scale, words, multipliers) = quantize_row_i4(&[0.0; 40], group_size);
-            assert_eq!((scale, words), (0.0, vec![0x8888_8888; 8]));
-            assert!(multipliers.iter().all(|&m| m == 0));
+        // The last is so small that the scale is subnormal.
+        for value in [0.0, 1e-40] {
+            for group_size in [0, 32, 128] {
+                let (scale, words, multipliers) = quantize_row_i4(&[value; 40], group_size);
+                assert_eq!((scale, words), (0.0, vec![0x8888_8888; 8]));
+                assert!(multipliers.iter().all(|&m| m == 0));
+            }
+            assert_eq!(quantize_row_i8(&[value; 40]), (0.0, vec![0; 16]));
         }
     }
 }

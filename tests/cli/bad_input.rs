@@ -277,12 +277,14 @@ fn a_model_that_cannot_fit_is_refused_before_it_is_loaded() {
         config["max_position_embeddings"] = json!(1 << 24);
     });
     // A KV cache of 8 PB, of a shape that needs no weights.
-    let command = plateau("bench --device 0 -p 16000000 -n 0 --shape");
-    let ran = command.arg(model.path().join("config.json")).ran();
-    ran.failed(OUT_OF_MEMORY);
-    assert!(
-        ran.stderr.contains("bytes of device memory"),
-        "{}",
-        ran.stderr
-    );
+    for device in ["0", "twin"] {
+        let command = plateau(&format!("bench --device {device} -p 16000000 -n 0 --shape"));
+        let ran = command.arg(model.path().join("config.json")).ran();
+        ran.failed(OUT_OF_MEMORY);
+        assert!(
+            ran.stderr.contains("bytes of device memory"),
+            "{device}: {}",
+            ran.stderr
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! Every case of every kernel: the shader on each adapter, under the portable limits, against its twin.
 
+use plateau::plan::{BufferDesc, BufferId, Grid};
 use plateau_tests::{Case, cases, device, run};
 
 /// `PLATEAU_CASE=gemm_i4` runs only the cases whose kernel or name contains the word.
@@ -83,6 +84,76 @@ fn kernels_of_one_operation_give_the_same_bits() {
                         panic!("on {}: {what}: {error}", device.name())
                     }
                 }
+            }
+        }
+    });
+}
+
+/// The smallest case of each kernel that has several workgroups, or its first.
+fn small_grids() -> Vec<Case> {
+    let cases = cases::all();
+    let small = |kernel: &plateau_shaders::Kernel| {
+        let of_kernel = cases.iter().filter(|case| case.kernel.name == kernel.name);
+        of_kernel
+            .min_by_key(|case| (case.grid == [1, 1, 1], case.bytes() + case.ops))
+            .expect("every kernel has a case")
+            .clone()
+    };
+    plateau_shaders::KERNELS
+        .iter()
+        .map(|kernel| small(kernel))
+        .collect()
+}
+
+#[test]
+fn a_grid_in_a_buffer_gives_the_same_bits_as_a_fixed_one() {
+    /// The grid stands somewhere in its buffer.
+    const OFFSET: u64 = 5;
+    let cases = small_grids();
+    assert!(
+        cases.iter().filter(|case| case.grid != [1, 1, 1]).count() > cases.len() / 2,
+        "the grids are trivial"
+    );
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            let name = device.name().to_owned();
+            let desc = BufferDesc {
+                label: "grid".to_owned(),
+                words: OFFSET + 3,
+            };
+            device.allocate(&desc).await.expect("some words");
+            let buffer = BufferId::Shared(0);
+            let grid = Grid::Indirect {
+                buffer,
+                offset: OFFSET,
+            };
+            for case in &cases {
+                let what = format!("{} [{}] on {name}", case.kernel.name, case.name);
+                let fixed = run::run(&mut device, case).await.expect(&what);
+                device
+                    .write(buffer, OFFSET, &case.grid)
+                    .expect("the grid's words");
+                let indirect = run::run_in_grid(&mut device, case, grid)
+                    .await
+                    .expect(&what);
+                assert!(indirect == fixed, "{what}: the grid of a buffer differs");
+                // No workgroup at all: the words are read where the dispatch runs, not before.
+                device
+                    .write(buffer, OFFSET, &[0; 3])
+                    .expect("the grid's words");
+                let none = run::run_in_grid(&mut device, case, grid)
+                    .await
+                    .expect(&what);
+                let before: Vec<&Vec<u32>> = case
+                    .outputs
+                    .iter()
+                    .map(|(binding, _)| &case.buffers[binding - 1])
+                    .collect();
+                assert!(
+                    none.iter().eq(before),
+                    "{what}: an empty grid wrote something"
+                );
+                assert!(fixed != none, "{what}: the case writes nothing");
             }
         }
     });

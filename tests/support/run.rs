@@ -10,6 +10,15 @@ const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
 
 /// Runs `case` on `executor`; gives the words of each output binding, in the order of [`Case::outputs`].
 pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, String> {
+    run_in_grid(executor, case, Grid::Fixed(case.grid)).await
+}
+
+/// As [`run`], with another grid than the case's own.
+pub async fn run_in_grid(
+    executor: &mut Executor,
+    case: &Case,
+    grid: Grid,
+) -> Result<Vec<Vec<u32>>, String> {
     let mut plan = Plan::default();
     let bindings: Vec<BufferId> = case
         .buffers
@@ -28,7 +37,7 @@ pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, 
         params: case.params.clone(),
         constants: case.constants.clone(),
         bindings: bindings.clone(),
-        grid: Grid::Fixed(case.grid),
+        grid,
     });
     let device = |error: DeviceError| error.to_string();
     let prepared = executor.prepare(plan).await.map_err(device)?;

@@ -25,9 +25,9 @@ pub fn run(folder: &str) -> Result<()> {
     let fresh = process::root().join(FRESH);
     remove(&fresh)?;
 
+    // The development profile is optimized too, and the tests have built it.
     let mut args = vec![
         "run",
-        "--release",
         "--package",
         "plateau-cli",
         "--",

@@ -1,8 +1,12 @@
 //! Runs the twins over host memory: the definition of every result, and the fallback of a machine without a GPU driver.
 
+use super::DeviceError;
 use crate::plan::{BufferDesc, BufferId, Dispatch, Plan};
 use plateau_shaders::{Access, Buffer, Call};
 use std::ops::Range;
+
+/// For messages.
+pub(super) const NAME: &str = "CPU twins";
 
 /// Host memory for the shared buffers and for the scratch of each prepared plan.
 #[derive(Default)]
@@ -12,18 +16,16 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
-    pub(super) fn allocate(&mut self, desc: &BufferDesc) {
-        self.shared.push(vec![0; desc.words as usize]);
+    pub(super) fn allocate(&mut self, desc: &BufferDesc) -> Result<(), DeviceError> {
+        self.shared.push(zeros(desc)?);
+        Ok(())
     }
 
-    pub(super) fn prepare(&mut self, plan: Plan) -> usize {
-        let scratch = plan
-            .scratch
-            .iter()
-            .map(|desc| vec![0; desc.words as usize])
-            .collect();
+    pub(super) fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
+        let scratch: Result<_, DeviceError> = plan.scratch.iter().map(zeros).collect();
+        let scratch = scratch?;
         self.plans.push(Some((plan, scratch)));
-        self.plans.len() - 1
+        Ok(self.plans.len() - 1)
     }
 
     pub(super) fn release(&mut self, plan: usize) {
@@ -63,6 +65,37 @@ impl CpuExecutor {
     }
 }
 
+/// Host memory for a buffer. A refusal is an error; a system that promises more than it has may still end the program later,
+/// which is why a session asks [`available_memory`] first.
+fn zeros(desc: &BufferDesc) -> Result<Vec<u32>, DeviceError> {
+    let out_of_memory = || DeviceError::OutOfMemory {
+        name: NAME.to_owned(),
+        label: desc.label.clone(),
+        bytes: desc.bytes(),
+    };
+    let len = usize::try_from(desc.words).map_err(|_| out_of_memory())?;
+    // The system's own zeros, which take no memory before they are written.
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| out_of_memory())
+}
+
+/// Host memory that new buffers can have without swapping, in bytes, where the system tells.
+pub(super) fn available_memory() -> Option<u64> {
+    if cfg!(target_os = "linux") {
+        mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    } else {
+        None
+    }
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn run_dispatch(dispatch: &Dispatch, shared: &mut [Vec<u32>], scratch: &mut [Vec<u32>]) {
     // Buffers that are written are taken out for the time of the call, so that the others can be lent.
     let mut written: Vec<(BufferId, Vec<u32>)> = dispatch
@@ -94,6 +127,41 @@ fn run_dispatch(dispatch: &Dispatch, shared: &mut [Vec<u32>], scratch: &mut [Vec
         match id {
             BufferId::Shared(i) => shared[i as usize] = words,
             BufferId::Scratch(i) => scratch[i as usize] = words,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        let meminfo =
+            "MemTotal:       24689764 kB\nMemFree:        1 kB\nMemAvailable:    2048 kB\n";
+        assert_eq!(mem_available(meminfo), Some(2 << 20));
+        for other in [
+            "",
+            "MemTotal: 5 kB\n",
+            "MemAvailable: many kB\n",
+            "MemAvailable: 5\n",
+        ] {
+            assert_eq!(mem_available(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_no_host_has_is_an_error() {
+        // More than addresses reach, more than an allocation may have, and more than can be counted in bytes.
+        for words in [1 << 50, 1 << 61, u64::MAX] {
+            let desc = BufferDesc {
+                label: "w".to_owned(),
+                words,
+            };
+            let error = CpuExecutor::default()
+                .allocate(&desc)
+                .expect_err("too large");
+            assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
         }
     }
 }

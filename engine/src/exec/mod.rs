@@ -117,7 +117,7 @@ impl Executor {
     /// For messages.
     pub fn name(&self) -> &str {
         match self {
-            Self::Cpu(_) => "CPU twins",
+            Self::Cpu(_) => cpu::NAME,
             Self::Gpu(gpu) => gpu.name(),
         }
     }
@@ -126,6 +126,15 @@ impl Executor {
         match self {
             Self::Cpu(_) => None,
             Self::Gpu(gpu) => Some(gpu.adapter()),
+        }
+    }
+
+    /// Memory that buffers can have in all, in bytes, where the device or the system tells: that of the GPU, or for the twins
+    /// what the host has left.
+    pub fn available_memory(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => cpu::available_memory(),
+            Self::Gpu(gpu) => gpu.adapter().memory,
         }
     }
 
@@ -141,15 +150,14 @@ impl Executor {
     pub async fn allocate(&mut self, desc: &BufferDesc) -> Result<(), DeviceError> {
         match self {
             Self::Cpu(cpu) => cpu.allocate(desc),
-            Self::Gpu(gpu) => gpu.allocate(desc).await?,
+            Self::Gpu(gpu) => gpu.allocate(desc).await,
         }
-        Ok(())
     }
 
     /// Gets a plan ready: scratch memory, and on a GPU pipelines and bind groups.
     pub async fn prepare(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         Ok(PlanId(match self {
-            Self::Cpu(cpu) => cpu.prepare(plan),
+            Self::Cpu(cpu) => cpu.prepare(plan)?,
             Self::Gpu(gpu) => gpu.prepare(plan).await?,
         }))
     }

@@ -28,7 +28,7 @@ pub struct BufferDesc {
 
 impl BufferDesc {
     pub const fn bytes(&self) -> u64 {
-        4 * self.words
+        self.words.saturating_mul(4)
     }
 }
 

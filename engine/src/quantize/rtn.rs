@@ -6,14 +6,14 @@ use crate::checkpoint::{
 };
 use crate::session::LoadProgress;
 use crate::tensor::{Bits, Granularity};
+use plateau_shaders::pack;
+use rayon::prelude::*;
 use std::path::Path;
 
 /// The recipe's name in `quantization_config`.
 const RECIPE: &str = "round to nearest";
 /// Weights in memory at a time, in elements: with a row at least.
 const CHUNK_ELEMENTS: u64 = 1 << 20;
-/// Largest multiplier of a group.
-const MAX_MULTIPLIER: u32 = 16;
 /// The embedding and the head.
 const TABLE_FORMAT: LinearFormat = LinearFormat {
     weight_bits: Bits::Int8,
@@ -229,7 +229,7 @@ async fn write_linear(
     if format.weight_scale == Granularity::PerTensor {
         let mut absmax = 0.0_f32;
         for (first, rows) in chunks() {
-            absmax = absmax.max(row_absmax(&read(first, rows).await?));
+            absmax = absmax.max(pack::absmax(&read(first, rows).await?));
         }
         tensor_scale = Some(scale_of(absmax, format));
     }
@@ -239,12 +239,14 @@ async fn write_linear(
     let mut multipliers = Vec::new();
     for (first, rows) in chunks() {
         let values = read(first, rows).await?;
-        for row in values.chunks_exact(*in_features as usize) {
-            let scale = tensor_scale.unwrap_or_else(|| scale_of(row_absmax(row), format));
-            let quantized = quantize_row(row, scale, format);
-            writer.append_words(&qweight, &quantized.words)?;
-            multipliers.extend(quantized.multipliers);
-            scales.push(scale);
+        let quantized: Vec<QuantizedRow> = values
+            .par_chunks_exact(*in_features as usize)
+            .map(|row| quantize_row(row, format, tensor_scale))
+            .collect();
+        for row in quantized {
+            writer.append_words(&qweight, &row.words)?;
+            multipliers.extend(row.multipliers);
+            scales.push(row.scale);
         }
         steps.advance(rows * row_bytes);
     }
@@ -261,79 +263,30 @@ async fn write_linear(
     Ok(())
 }
 
-// The rows below are to come from `plateau_shaders::pack`, which is the place where bits are moved; the definition is the same.
-
-/// A row's words, and the words of its multipliers.
+/// A row's words, and what belongs to them.
 struct QuantizedRow {
     words: Vec<u32>,
+    scale: f32,
     multipliers: Vec<u32>,
 }
 
-fn row_absmax(row: &[f32]) -> f32 {
-    row.iter()
-        .fold(0.0, |absmax, value| absmax.max(value.abs()))
-}
-
-/// The scale that lets the largest weight be q_max, with groups q_max times the largest multiplier. 0 for a row of zeros (or
-/// of numbers so small that the scale would be subnormal, which a GPU may take for 0): all its integers are then 0.
-fn scale_of(absmax: f32, format: LinearFormat) -> f32 {
-    let steps = format.weight_bits.q_max()
-        * if format.group_size > 0 {
-            MAX_MULTIPLIER
-        } else {
-            1
-        };
-    let scale = absmax / steps as f32;
-    if scale.is_normal() { scale } else { 0.0 }
-}
-
-/// `w = clamp(round(x / (scale * m)), ±q_max)`, ties to even, with `m = clamp(ceil(group's absmax / (q_max * scale)), 1, 16)`;
-/// m = 1 without groups. In f64, so that the quotient of a weight that is a multiple of the step is exact.
-fn quantize_row(row: &[f32], scale: f32, format: LinearFormat) -> QuantizedRow {
-    let q_max = f64::from(format.weight_bits.q_max());
-    let group_size = if format.group_size > 0 {
-        format.group_size as usize
-    } else {
-        row.len()
+/// One row in the format's layout; `scale` is that of the whole tensor, where there is one.
+fn quantize_row(row: &[f32], format: LinearFormat, scale: Option<f32>) -> QuantizedRow {
+    let scale = scale.unwrap_or_else(|| scale_of(pack::absmax(row), format));
+    let (words, multipliers) = match format.weight_bits {
+        Bits::Int8 => (pack::quantize_row_i8_with_scale(row, scale), Vec::new()),
+        Bits::Int4 => pack::quantize_row_i4_with_scale(row, format.group_size as usize, scale),
     };
-    let mut integers = vec![0_i8; plateau_shaders::padded(row.len() as u32) as usize];
-    let mut multipliers = vec![0; format.multiplier_words(row.len() as u32) as usize];
-    for (g, group) in row.chunks(group_size).enumerate() {
-        if scale == 0.0 {
-            continue;
-        }
-        let mut step = f64::from(scale);
-        if format.group_size > 0 {
-            // At most 16 but for the rounding of the scale.
-            let needed = f64::from(row_absmax(group)) / (q_max * step);
-            let multiplier = needed.ceil().clamp(1.0, f64::from(MAX_MULTIPLIER));
-            step *= multiplier;
-            multipliers[g / 8] |= (multiplier as u32 - 1) << (4 * (g % 8));
-        }
-        for (value, integer) in group.iter().zip(&mut integers[g * group_size..]) {
-            *integer = (f64::from(*value) / step)
-                .round_ties_even()
-                .clamp(-q_max, q_max) as i8;
-        }
+    QuantizedRow {
+        words,
+        scale,
+        multipliers,
     }
-    let words = match format.weight_bits {
-        Bits::Int8 => integers.chunks_exact(4).map(pack_bytes).collect(),
-        Bits::Int4 => integers.chunks_exact(8).map(pack_nibbles).collect(),
-    };
-    QuantizedRow { words, multipliers }
 }
 
-fn pack_bytes(bytes: &[i8]) -> u32 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |word, &byte| word << 8 | u32::from(byte as u8))
-}
-
-/// Offset binary: feature b in the low nibble of byte b, feature 4 + b in its high one.
-fn pack_nibbles(integers: &[i8]) -> u32 {
-    let nibble = |integer: i8| (i32::from(integer) + 8) as u32;
-    (0..4).fold(0, |word, b| {
-        word | nibble(integers[b]) << (8 * b) | nibble(integers[b + 4]) << (8 * b + 4)
-    })
+fn scale_of(absmax: f32, format: LinearFormat) -> f32 {
+    match format.weight_bits {
+        Bits::Int8 => pack::scale_i8(absmax),
+        Bits::Int4 => pack::scale_i4(absmax, format.group_size as usize),
+    }
 }

@@ -307,7 +307,7 @@ async fn fill(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
     let memory = MemoryNeeded::of(&model);
-    if let Some(available) = executor.adapter().and_then(|adapter| adapter.memory) {
+    if let Some(available) = executor.available_memory() {
         if memory.total() > available {
             let name = executor.name().to_owned();
             return Err(SessionError::DoesNotFit {
@@ -661,11 +661,12 @@ async fn tensor_scales(
             let values = checkpoint
                 .read_f32(&name, first, segment.rows.len() * columns)
                 .await?;
-            absmax = values
-                .iter()
-                .fold(absmax, |absmax, value| absmax.max(value.abs()));
+            absmax = absmax.max(pack::absmax(&values));
         }
-        scales.push(absmax / bits.q_max() as f32);
+        scales.push(match bits {
+            Bits::Int8 => pack::scale_i8(absmax),
+            Bits::Int4 => pack::scale_i4(absmax, 0),
+        });
     }
     Ok(scales)
 }

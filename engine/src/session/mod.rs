@@ -35,7 +35,7 @@ pub enum SessionError {
     TooManyRows { found: usize, limit: u32 },
     #[error("--quant rounds a float model; this checkpoint is quantized already ({recipe})")]
     AlreadyQuantized { recipe: String },
-    #[error("the model needs {needed} bytes of device memory, {name} has {available}")]
+    #[error("the model needs {needed} bytes of device memory, {available} are available to {name}")]
     DoesNotFit {
         name: String,
         needed: u64,
