@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
-  plateau generate \"Once upon a time\"            continue a text with the built-in model
+  plateau generate \"Once upon a time\"            with the built-in model
   plateau generate -m ./my-model -p Hello -n 64  a model in Hugging Face layout
   plateau devices                                which GPUs there are
   plateau bench -m ./my-model                    tokens per second
@@ -38,8 +38,8 @@ Exit codes:
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
-    /// Print nothing but errors on stderr
-    #[arg(short, long, global = true)]
+    /// Print nothing on stderr but errors, and that no GPU can be used
+    #[arg(short, long, global = true, display_order = 998)]
     pub quiet: bool,
 }
 
@@ -87,7 +87,7 @@ pub struct FormatArgs {
 #[derive(Debug, clap::Args)]
 pub struct DeviceArg {
     /// auto, twin (the CPU twins of the kernels; cpu is the same), an index of `plateau devices`, or part of a name
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", allow_negative_numbers = true, value_parser = device)]
     pub device: DeviceChoice,
 }
 
@@ -109,10 +109,10 @@ pub struct LoadArgs {
 #[command(after_help = "\
 Examples:
   plateau generate \"Once upon a time\"
-  plateau generate --temp 0 -n 64 -p \"The sea was\"       greedy: the same text each time
+  plateau generate --temp 0 -p \"The sea was\"    greedy: the same text each time
   plateau generate -m ./my-model --quant w4a8 -f prompt.txt
-  echo \"Once upon a time\" | plateau generate - -n -1     the prompt from stdin, to the end token
-  plateau generate --json --stop \".\" \"It was\"            one JSON object per line")]
+  echo \"The sea was\" | plateau generate - -n -1    from stdin, to the end token
+  plateau generate --json --stop \".\" \"It was\"    one JSON object per line")]
 pub struct Generate {
     /// The text to continue; - reads it from stdin
     #[arg(value_name = "PROMPT", required_unless_present_any = ["prompt", "file"])]
@@ -216,7 +216,7 @@ pub struct Inspect {
 #[command(after_help = "\
 Examples:
   plateau logits -m ./my-model --ids 1,306,4658 -o logits.safetensors
-  plateau logits -m ./my-model --ids 1,306,4658 -o f32.safetensors --quant f32 --kv-type f32")]
+  plateau logits -m ./my-model --ids 1,306 -o l.safetensors --quant f32")]
 pub struct Logits {
     #[command(flatten)]
     pub load: LoadArgs,
@@ -246,8 +246,8 @@ pub enum Score {
 #[command(after_help = "\
 Examples:
   plateau perplexity -m ./my-model -f wiki.test.raw
-  plateau perplexity -m ./my-model -f wiki.test.raw -c 256 --chunks 16 --no-bos --quant f32 --kv-type f32
-  plateau perplexity -m ./my-model -f wiki.test.raw --score second-half --json   comparable with llama.cpp")]
+  plateau perplexity -f book.txt -c 256 --chunks 16 --no-bos --kv-type f32
+  plateau perplexity -f wiki.test.raw --score second-half    as llama.cpp does")]
 pub struct Perplexity {
     #[command(flatten)]
     pub load: LoadArgs,
@@ -296,7 +296,7 @@ pub struct PromptAndGen {
 Examples:
   plateau bench
   plateau bench -m ./my-model --quant w4a8 -p 128,512 -n 64 -r 3
-  plateau bench --shape llama2-7b --quant w4a8 -o json     random weights, no file needed
+  plateau bench --shape llama2-7b --quant w4a8 -o json   random weights
   plateau bench -m ./my-model -pg 512,128 -ub 128,512")]
 pub struct Bench {
     #[command(flatten)]
@@ -488,6 +488,17 @@ mod tests {
     }
 
     #[test]
+    fn examples_fit_a_narrow_terminal() {
+        let all = Args::command();
+        for command in all.get_subcommands().chain([&all]) {
+            let help = command.get_after_help().map(ToString::to_string);
+            for line in help.unwrap_or_default().lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
     fn the_defaults_are_those_of_llama_cpp() {
         let args = generate("generate text");
         assert_eq!(
@@ -590,6 +601,10 @@ mod tests {
         assert_eq!(device("generate x --device cpu"), DeviceChoice::Twin);
         assert_eq!(device("generate x --device TWIN"), DeviceChoice::Twin);
         assert_eq!(device("generate x --device 2"), DeviceChoice::Index(2));
+        assert_eq!(
+            device("generate x --device -1"),
+            DeviceChoice::Name("-1".to_owned())
+        );
         assert_eq!(
             device("generate x --device h200"),
             DeviceChoice::Name("h200".to_owned())

@@ -55,6 +55,21 @@ impl Console {
         }
     }
 
+    /// Ends a line of the continuation, so that what follows starts on its own line of the terminal. A pipe or a file
+    /// gets the continuation alone.
+    pub fn break_line(&self) -> Result<(), CliError> {
+        match line_break(
+            self.quiet,
+            io::stdout().is_terminal(),
+            io::stderr().is_terminal(),
+        ) {
+            None => {}
+            Some(Stream::Stdout) => print("\n")?,
+            Some(Stream::Stderr) => stderr_line(""),
+        }
+        Ok(())
+    }
+
     fn shows_progress(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()
     }
@@ -76,6 +91,22 @@ impl Console {
         bar.set_style(style.progress_chars("=> "));
         bar.set_message(what.to_owned());
         Progress { bar }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Which stream ends the line that the continuation left open on a terminal: stdout if that is the terminal, else stderr,
+/// whose next line would follow the text of a pipe's reader directly.
+fn line_break(quiet: bool, stdout_is_terminal: bool, stderr_is_terminal: bool) -> Option<Stream> {
+    if stdout_is_terminal {
+        Some(Stream::Stdout)
+    } else {
+        (stderr_is_terminal && !quiet).then_some(Stream::Stderr)
     }
 }
 
@@ -149,6 +180,11 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `1 token`, `2 tokens`
+pub fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Tokens per second; 0 where no time passed.
 pub fn rate(tokens: usize, ns: u64) -> f64 {
     if ns == 0 {
@@ -169,6 +205,25 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(13 << 30), "13.0 GiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    }
+
+    #[test]
+    fn a_line_ends_on_the_terminal_and_never_in_a_pipe() {
+        for quiet in [false, true] {
+            assert_eq!(line_break(quiet, true, true), Some(Stream::Stdout));
+            assert_eq!(line_break(quiet, true, false), Some(Stream::Stdout));
+            assert_eq!(line_break(quiet, false, false), None);
+        }
+        assert_eq!(line_break(false, false, true), Some(Stream::Stderr));
+        assert_eq!(line_break(true, false, true), None);
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(
+            [0, 1, 2].map(|n| count(n, "token")),
+            ["0 tokens", "1 token", "2 tokens"]
+        );
     }
 
     #[test]

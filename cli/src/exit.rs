@@ -1,5 +1,6 @@
 //! Errors to exit codes and to one line on stderr.
 
+use crate::console::bytes;
 use plateau::Error;
 use plateau::checkpoint::{LoadError, LoadErrorKind, WriteError};
 use plateau::exec::{DRIVER_HINT, DeviceError};
@@ -176,11 +177,34 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<DeviceError>().and_then(device))
             .or_else(|| cause.downcast_ref::<SessionError>().and_then(session))
     });
-    hint.map(str::to_owned)
+    hint.map(|hint| match does_not_fit(error) {
+        Some((needed, available)) => format!(
+            "{} are needed, {} are there; {hint}",
+            bytes(needed),
+            bytes(available)
+        ),
+        None => hint.to_owned(),
+    })
+}
+
+/// Bytes needed and bytes available.
+fn does_not_fit(error: &anyhow::Error) -> Option<(u64, u64)> {
+    error.chain().find_map(|cause| {
+        let session = match cause.downcast_ref::<Error>() {
+            Some(Error::Session(error)) => Some(error),
+            _ => cause.downcast_ref::<SessionError>(),
+        };
+        match session {
+            Some(SessionError::DoesNotFit {
+                needed, available, ..
+            }) => Some((*needed, *available)),
+            _ => None,
+        }
+    })
 }
 
 const LESS_MEMORY: &str =
-    "less memory is needed with a smaller -c, with --quant w4a8, or with --kv-type f16";
+    "less memory is needed with a shorter context, with --quant w4a8, or with --kv-type f16";
 
 /// An error and its causes in one line. A cause that is already part of what was said is not said again.
 pub fn line(error: &anyhow::Error) -> String {
@@ -200,13 +224,32 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What Rust says about a word that is no whole number, and what a user understands.
+const NUMBER_ERRORS: [(&str, &str); 3] = [
+    (
+        "invalid digit found in string",
+        "a whole number is expected",
+    ),
+    (
+        "cannot parse integer from empty string",
+        "a whole number is expected",
+    ),
+    (
+        "number too large to fit in target type",
+        "the number is too large",
+    ),
+];
+
 /// clap's message of several paragraphs as one line and its hints.
 pub fn usage_lines(rendered: &str) -> (String, Vec<String>) {
     let mut paragraphs = rendered
         .split("\n\n")
         .map(one_line)
         .filter(|text| !text.is_empty());
-    let first = paragraphs.next().unwrap_or_default();
+    let mut first = paragraphs.next().unwrap_or_default();
+    for (of_rust, of_ours) in NUMBER_ERRORS {
+        first = first.replace(of_rust, of_ours);
+    }
     let hints = paragraphs.filter(|text| !text.starts_with("Usage:"));
     let without =
         |text: &str, prefix: &str| text.strip_prefix(prefix).unwrap_or(text).trim().to_owned();
@@ -395,6 +438,20 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_said_in_sizes_that_people_read() {
+        let error = Error::from(SessionError::DoesNotFit {
+            name: "GPU".to_owned(),
+            needed: 26 << 30,
+            available: 2 << 30,
+        });
+        let hint = hint(&error.into()).expect("there is something to do");
+        assert!(
+            hint.starts_with("26.0 GiB are needed, 2.0 GiB are there; "),
+            "{hint}"
+        );
+    }
+
+    #[test]
     fn a_cause_is_said_once_and_in_one_line() {
         let error = LoadError::Io {
             file: "model.safetensors".to_owned(),
@@ -423,6 +480,13 @@ mod tests {
         assert_eq!(
             line,
             "the following required arguments were not provided: <OUT>"
+        );
+        let (line, _) = usage_lines(
+            "error: invalid value 'x' for '--ids <IDS>': invalid digit found in string\n",
+        );
+        assert_eq!(
+            line,
+            "invalid value 'x' for '--ids <IDS>': a whole number is expected"
         );
     }
 }

@@ -1,11 +1,11 @@
 //! From what was typed to a loaded model.
 
 use crate::args::{DeviceArg, FormatArgs, LoadArgs};
-use crate::console::{Console, Unit, bytes};
+use crate::console::{Console, Unit, bytes, stderr_line};
 use crate::exit::usage;
 use anyhow::Result;
 use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig};
-use plateau::exec::{self, Opened};
+use plateau::exec::{self, DeviceChoice, Opened};
 use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
 use plateau::tensor::{Granularity, KvType, Quant};
 use plateau::tokenizer::Tokenizer;
@@ -57,10 +57,15 @@ pub fn options(format: &FormatArgs, context_size: Option<u32>) -> Result<LoadOpt
     })
 }
 
-/// Opens the device and says which it is.
+/// Opens the device and says which it is. That no GPU could be used is said even with -q: it is slow, and nobody asked
+/// for it.
 pub async fn open(device: &DeviceArg, console: &Console) -> Result<Opened> {
     let opened = exec::open(&device.device).await?;
-    console.note(&opened.notice);
+    if device.device == DeviceChoice::Auto && opened.executor.adapter().is_none() {
+        stderr_line(&opened.notice);
+    } else {
+        console.note(&opened.notice);
+    }
     Ok(opened)
 }
 
@@ -74,7 +79,7 @@ pub async fn session(
     let memory = memory_needed(checkpoint, options)?;
     let opened = open(&args.device, console).await?;
     console.note(format!(
-        "{}, {}: {} of device memory",
+        "model: {}, {}, {}",
         checkpoint.folder.name(),
         format_label(checkpoint, options.quant),
         memory_label(memory, options.kv_type),
@@ -142,7 +147,7 @@ pub fn format_label(checkpoint: &Checkpoint, quant: Option<Quant>) -> String {
 
 fn memory_label(memory: MemoryNeeded, kv_type: KvType) -> String {
     format!(
-        "{} (weights {}, KV cache in {kv_type} {}, scratch {})",
+        "{} of device memory (weights {}, KV cache in {kv_type} {}, scratch {})",
         bytes(memory.total()),
         bytes(memory.weights),
         bytes(memory.kv_cache),

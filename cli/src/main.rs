@@ -10,7 +10,7 @@ mod shape;
 mod text;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use console::{Console, stderr_line};
 use exit::Code;
 use std::process::ExitCode;
@@ -72,6 +72,15 @@ fn report_usage(line: &str, hints: &[String]) -> Code {
     Code::Usage
 }
 
+/// `plateau generate Once upon a time`
+fn is_a_word_too_many(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::UnknownArgument
+        && matches!(
+            error.get(ContextKind::InvalidArg),
+            Some(ContextValue::String(word)) if !word.starts_with('-')
+        )
+}
+
 fn report_clap(error: &clap::Error) -> Code {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -84,7 +93,10 @@ fn report_clap(error: &clap::Error) -> Code {
             Code::Usage
         }
         _ => {
-            let (line, hints) = exit::usage_lines(&error.render().to_string());
+            let (line, mut hints) = exit::usage_lines(&error.render().to_string());
+            if is_a_word_too_many(error) {
+                hints.insert(0, "a text of several words needs quotes".to_owned());
+            }
             report_usage(&line, &hints)
         }
     }

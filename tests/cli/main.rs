@@ -445,8 +445,18 @@ fn what_cannot_be_done_is_a_wrong_usage() {
 }
 
 #[test]
+fn a_prompt_without_quotes_gets_a_hint() {
+    let ran = plateau("generate Once upon a time").ran();
+    ran.failed(USAGE);
+    assert!(ran.stderr.contains("needs quotes"), "{}", ran.stderr);
+    let ran = plateau("generate --tmp 1 text").ran();
+    ran.failed(USAGE);
+    assert!(!ran.stderr.contains("needs quotes"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
-    for device in ["no-such-adapter", "999"] {
+    for device in ["no-such-adapter", "999", "-1"] {
         let ran = plateau("generate text --device").arg(device).ran();
         ran.failed(NO_DEVICE);
         assert!(
@@ -718,6 +728,14 @@ fn a_quantized_copy_gives_the_text_of_rounding_at_load() {
         );
         let of = plateau("inspect --json").arg(&out).ran().succeeded().json();
         assert_eq!(of["format"], quant);
+        let twice = plateau("quantize --quant w4a8").arg(&out);
+        let twice = twice.arg(folder.path().join("twice")).ran();
+        twice.failed(USAGE);
+        assert!(
+            twice.stderr.contains("needs the float model"),
+            "{}",
+            twice.stderr
+        );
     }
 }
 

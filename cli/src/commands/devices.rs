@@ -100,7 +100,7 @@ fn table(adapters: &[AdapterInfo]) -> String {
         let limits = adapter
             .limits
             .iter()
-            .map(|(name, value)| format!("{name} {value}"))
+            .map(|(name, value)| limit(name, *value))
             .collect();
         let kernels = KERNEL_CHOICES
             .iter()
@@ -115,7 +115,9 @@ fn table(adapters: &[AdapterInfo]) -> String {
             ("kernels", kernels),
         ];
         for (label, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
-            let _ = writeln!(text, "      {label:<8} {}", words.join(", "));
+            for (i, line) in lines(&words).iter().enumerate() {
+                let _ = writeln!(text, "      {:<8} {line}", if i == 0 { label } else { "" });
+            }
         }
     }
     if !adapters.iter().any(|adapter| adapter.unusable.is_none()) {
@@ -123,6 +125,34 @@ fn table(adapters: &[AdapterInfo]) -> String {
     }
     let _ = writeln!(text, "{:<5} {TWIN}", "twin");
     text
+}
+
+/// Bytes as people read them: `buffer 2.0 GiB` for `buffer-bytes`.
+fn limit(name: &str, value: u64) -> String {
+    match name.strip_suffix("-bytes") {
+        Some(name) => format!("{name} {}", bytes(value)),
+        None => format!("{name} {value}"),
+    }
+}
+
+/// The words with commas, in lines that fit a terminal.
+fn lines(words: &[String]) -> Vec<String> {
+    const WIDTH: usize = 76;
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + word.len() < WIDTH => {
+                line.push_str(", ");
+                line.push_str(word);
+            }
+            Some(line) => {
+                line.push(',');
+                lines.push(word.clone());
+            }
+            None => lines.push(word.clone()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -162,6 +192,17 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("To get one"), "{text}");
+    }
+
+    #[test]
+    fn limits_are_read_by_people_and_lines_fit() {
+        assert_eq!(limit("buffer-bytes", 256 << 20), "buffer 256.0 MiB");
+        assert_eq!(limit("storage-buffers", 8), "storage-buffers 8");
+        let words = vec!["x".repeat(30); 5];
+        let lines = lines(&words);
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() < 80), "{lines:?}");
+        assert_eq!(lines.join(" "), words.join(", "));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `plateau generate`: continue a text.
 
 use crate::args::Generate;
-use crate::console::{Console, print, print_json, rate};
+use crate::console::{Console, count, print, print_json, rate};
 use crate::exit::CliError;
 use crate::load;
 use crate::text::{StopFilter, read_text, without_last_newline};
@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 pub async fn run(args: Generate, console: &Console) -> Result<()> {
-    let prompt = prompt(&args)?;
+    let prompt = prompt(&args, console)?;
     if prompt.is_empty() {
         return Err(SessionError::EmptyPrompt.into());
     }
@@ -44,27 +44,29 @@ pub async fn run(args: Generate, console: &Console) -> Result<()> {
         json: args.json,
         text: String::new(),
         pieces: 0,
+        in_line: false,
         ended: None,
         failure: None,
     };
-    console.watch_for_interrupt();
     let report = session
         .generate(&ids, &sampler, max_new_tokens, &mut |id| {
             continuation.token(id, console)
         })
         .await;
+    if report.is_ok() && continuation.failure.is_none() {
+        continuation.finish()?;
+    }
+    if continuation.in_line {
+        console.break_line()?;
+    }
     if let Some(failure) = continuation.failure.take() {
         return Err(failure);
     }
     let report = report?;
-    continuation.finish()?;
 
     let reason = reason(report.finish, continuation.ended);
     if args.json {
         print_json(&end(reason, &continuation.text, &report, sampler))?;
-    } else if io::stdout().is_terminal() {
-        // So that what follows, a shell's prompt say, starts on its own line. A pipe gets the continuation alone.
-        print("\n")?;
     }
     if reason == Reason::ContextFull {
         console.note(format!(
@@ -81,7 +83,7 @@ pub async fn run(args: Generate, console: &Console) -> Result<()> {
 }
 
 /// The text to continue. A file's or stdin's last newline is the editor's or the shell's, not the text's.
-fn prompt(args: &Generate) -> Result<String> {
+fn prompt(args: &Generate, console: &Console) -> Result<String> {
     let file = match (&args.text, &args.prompt, &args.file) {
         (Some(text), _, _) if text == "-" => Path::new("-"),
         (Some(text), _, _) | (None, Some(text), _) => return Ok(text.clone()),
@@ -89,6 +91,9 @@ fn prompt(args: &Generate) -> Result<String> {
         // clap requires one of the three.
         (None, None, None) => return Ok(String::new()),
     };
+    if file == Path::new("-") && io::stdin().is_terminal() {
+        console.note("type the text to continue; Ctrl-D on a line of its own ends it");
+    }
     Ok(without_last_newline(read_text(file)?))
 }
 
@@ -145,6 +150,8 @@ struct Continuation<'a> {
     json: bool,
     text: String,
     pieces: usize,
+    /// Text was printed, and no newline at its end.
+    in_line: bool,
     ended: Option<Ended>,
     failure: Option<anyhow::Error>,
 }
@@ -160,6 +167,8 @@ struct Piece<'a> {
 
 impl Continuation<'_> {
     fn token(&mut self, id: u32, console: &Console) -> ControlFlow<()> {
+        // Before the first token there is nothing to end cleanly: Ctrl-C need not wait for a long prompt.
+        console.watch_for_interrupt();
         if self.end_tokens.contains(&id) {
             self.ended = Some(Ended::EndToken);
         } else if let Err(failure) = self.write_token(id) {
@@ -212,6 +221,7 @@ impl Continuation<'_> {
             self.text.push_str(text);
         } else if !text.is_empty() {
             print(text)?;
+            self.in_line = !text.ends_with('\n');
         }
         self.pieces += 1;
         Ok(())
@@ -226,8 +236,9 @@ struct End<'a> {
     prompt_tokens: usize,
     /// The end token counts.
     new_tokens: usize,
-    prompt_tokens_per_second: f64,
-    new_tokens_per_second: f64,
+    /// `null` where there was nothing to time: see [`rates`].
+    prompt_tokens_per_second: Option<f64>,
+    new_tokens_per_second: Option<f64>,
     /// `null` where nothing is random.
     seed: Option<u64>,
 }
@@ -250,19 +261,25 @@ fn end<'a>(
     }
 }
 
-/// Tokens per second of the prompt and of the continuation. The first new token comes out of the prompt's last row.
-fn rates(report: &GenerateReport) -> (f64, f64) {
+/// Tokens per second of the prompt and of the continuation. The first new token comes out of the prompt's last row: its
+/// time is the prompt's, and from the second one on there is a rate of decoding.
+fn rates(report: &GenerateReport) -> (Option<f64>, Option<f64>) {
     (
-        rate(report.prompt_tokens, report.prefill_ns),
-        rate(report.new_tokens.saturating_sub(1), report.decode_ns),
+        (report.new_tokens > 0).then(|| rate(report.prompt_tokens, report.prefill_ns)),
+        (report.new_tokens > 1).then(|| rate(report.new_tokens - 1, report.decode_ns)),
     )
 }
 
 fn stats(report: &GenerateReport) -> String {
     let (prompt, decode) = rates(report);
+    let with_rate = |tokens, rate: Option<f64>| {
+        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
+        format!("{}{rate}", count(tokens, "token"))
+    };
     format!(
-        "prompt: {} tokens, {prompt:.1} tokens/s; generated: {} tokens, {decode:.1} tokens/s",
-        report.prompt_tokens, report.new_tokens
+        "prompt: {}; generated: {}",
+        with_rate(report.prompt_tokens, prompt),
+        with_rate(report.new_tokens, decode)
     )
 }
 
@@ -297,6 +314,19 @@ mod tests {
             stats(&report),
             "prompt: 10 tokens, 10.0 tokens/s; generated: 5 tokens, 2.0 tokens/s"
         );
+        let one = GenerateReport {
+            new_tokens: 1,
+            ..report
+        };
+        assert_eq!(
+            stats(&one),
+            "prompt: 10 tokens, 10.0 tokens/s; generated: 1 token"
+        );
+        let none = GenerateReport {
+            new_tokens: 0,
+            ..report
+        };
+        assert_eq!(stats(&none), "prompt: 10 tokens; generated: 0 tokens");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `plateau inspect`: what is in a model.
 
 use crate::args::Inspect;
-use crate::console::{bytes, print, print_json};
+use crate::console::{bytes, count, print, print_json};
 use crate::load;
 use anyhow::Result;
 use plateau::checkpoint::{ActivationScale, Checkpoint, LinearFormat, ModelConfig};
@@ -177,13 +177,16 @@ fn text(model: &Model) -> String {
     let quantization = model.quantization.as_ref().map_or_else(
         || format!("{} (as loaded; the file is a float model)", model.format),
         |quantization| {
-            let others = quantization.overrides.len();
+            let others = match quantization.overrides.len() {
+                0 => String::new(),
+                others => format!(", {} in other formats", count(others, "linear")),
+            };
             format!(
-                "{}, {} weight scales, {} activation scales, {others} linears differ; {}",
+                "{} ({}), {} weight scales, {} activation scales{others}",
                 model.format,
+                quantization.recipe,
                 quantization.default.weight_scale,
                 quantization.default.activation_scale,
-                quantization.recipe
             )
         },
     );

@@ -1,7 +1,7 @@
 //! `plateau perplexity`: how well a model predicts a text.
 
 use crate::args::{Perplexity, Score};
-use crate::console::{Console, Unit, print_json, print_line, rate};
+use crate::console::{Console, Unit, count, print_json, print_line, rate};
 use crate::exit::{CliError, usage};
 use crate::load;
 use crate::text::read_text;
@@ -101,8 +101,12 @@ pub async fn run(args: &Perplexity, console: &Console) -> Result<()> {
         print_json(&measured)?;
     } else {
         print_line(&format!(
-            "perplexity {:.4} +/- {:.4} (nll {:.6}, {} tokens predicted in {} windows of {size})",
-            measured.perplexity, measured.standard_error, nll, measured.tokens, measured.windows
+            "perplexity {:.4} +/- {:.4} (nll {:.6}, {} tokens predicted in {} of {size})",
+            measured.perplexity,
+            measured.standard_error,
+            nll,
+            measured.tokens,
+            count(measured.windows, "window")
         ))?;
     }
     console.note(format!(

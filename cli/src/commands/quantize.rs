@@ -7,7 +7,6 @@ use crate::load;
 use anyhow::Result;
 use plateau::checkpoint::{ActivationScale, Checkpoint, Folder, LinearFormat};
 use plateau::quantize::round_to_nearest;
-use plateau::session::SessionError;
 use plateau::tensor::{Bits, Granularity, Quant};
 use std::io;
 use std::path::Path;
@@ -17,12 +16,6 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
     let folder = load::folder(Some(&args.model))?;
     check_out(&args.out, args.force, &folder)?;
     let checkpoint = Checkpoint::open(folder).await?;
-    if let Some(quantization) = &checkpoint.quantization {
-        return Err(SessionError::AlreadyQuantized {
-            recipe: quantization.recipe.clone(),
-        }
-        .into());
-    }
     let progress = console.progress("quantizing", 0, Unit::Bytes);
     round_to_nearest(&checkpoint, &args.out, format, &mut |now| {
         progress.load(now)
@@ -76,6 +69,14 @@ fn check_out(out: &Path, force: bool, model: &Folder) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failure(error).into()),
         Ok(mut entries) => {
+            if out.join("model.safetensors").exists()
+                && !matches!(model, Folder::Disk(model) if same_folder(model, out))
+            {
+                return Err(usage(format!(
+                    "{}: holds a model already, which is never overwritten; another folder is needed",
+                    out.display()
+                )));
+            }
             if entries.next().is_some() && !force {
                 return Err(usage(format!(
                     "{}: is not empty; --force writes into it",
@@ -153,6 +154,9 @@ mod tests {
             code(&check_out(&model, false, &other).expect_err("not empty")),
             Code::Usage
         );
+        std::fs::write(model.join("model.safetensors"), "").expect("can be written");
+        let occupied = check_out(&model, false, &other).expect_err("a model");
+        assert!(occupied.to_string().contains("holds a model"), "{occupied}");
         let itself = Folder::Disk(model.clone());
         assert_eq!(
             code(&check_out(&model, true, &itself).expect_err("the model")),

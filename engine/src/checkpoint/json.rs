@@ -19,8 +19,14 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub fn parse(file: &'a str, json: &str) -> Result<Self, LoadError> {
-        let value: Value = serde_json::from_str(json)
-            .map_err(|error| LoadError::invalid(file, "JSON", error, "an object"))?;
+        let value: Value = serde_json::from_str(json).map_err(|error| {
+            LoadError::invalid(
+                file,
+                "JSON",
+                format!("a syntax error ({error})"),
+                "an object",
+            )
+        })?;
         match value {
             Value::Object(map) => Ok(Self {
                 file,

@@ -285,6 +285,10 @@ pub struct Opened {
 /// Opens a device.
 ///
 /// [`DeviceChoice::Auto`] without any usable adapter gives the twins, and a notice that says so and how to get a driver.
+///
+/// # Errors
+/// [`DeviceError::Unknown`] and [`DeviceError::Ambiguous`] list what there is; [`DeviceError::Refused`] says what the
+/// adapter lacks.
 pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
     if *choice == DeviceChoice::Twin {
         return Ok(Opened {

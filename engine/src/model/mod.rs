@@ -42,13 +42,13 @@ impl Capacity {
 /// The buffers that the host writes before a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers {
-    /// [max_rows]
+    /// `[max_rows]`
     pub tokens: BufferId,
-    /// [max_rows] (sequence, position)
+    /// `[max_rows]` (sequence, position)
     pub row_info: BufferId,
-    /// [max_rows] (first row, rows)
+    /// `[max_rows]` (first row, rows)
     pub tiles: BufferId,
-    /// [max_rows] the rows whose logits are wanted
+    /// `[max_rows]` the rows whose logits are wanted
     pub logit_index: BufferId,
     /// [max_sequences, table_stride]
     pub block_table: BufferId,

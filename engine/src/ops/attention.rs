@@ -35,11 +35,11 @@ pub struct KvPools {
 /// Which row is where.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionInput {
-    /// [rows] (sequence, position)
+    /// `[rows]` (sequence, position)
     pub row_info: BufferId,
     /// [sequences, table_stride] pages
     pub block_table: BufferId,
-    /// [num_tiles] (first row, rows)
+    /// `[num_tiles]` (first row, rows)
     pub tiles: BufferId,
     pub num_tiles: u32,
 }

@@ -103,7 +103,7 @@ pub struct Projection {
 pub struct Activations {
     /// [rows, padded / 4] u32
     pub x_q: BufferId,
-    /// [rows] f32
+    /// `[rows]` f32
     pub x_scale: BufferId,
 }
 

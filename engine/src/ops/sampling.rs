@@ -19,11 +19,11 @@ pub struct Sampling {
 /// The buffers of decoding, which the device itself carries from step to step.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplingBuffers {
-    /// [rows] the tokens that the next step takes
+    /// `[rows]` the tokens that the next step takes
     pub tokens: BufferId,
-    /// [rows] (sequence, position) of the next step
+    /// `[rows]` (sequence, position) of the next step
     pub row_info: BufferId,
-    /// [rows] what was chosen
+    /// `[rows]` what was chosen
     pub chosen: BufferId,
     /// [sequences, window] recent tokens
     pub history: BufferId,

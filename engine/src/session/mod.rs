@@ -115,6 +115,10 @@ struct Active {
 
 impl Session {
     /// Reads the weights chunk by chunk into device memory.
+    ///
+    /// # Errors
+    /// Before anything is allocated: options that the checkpoint cannot have, and [`SessionError::DoesNotFit`]. Then what
+    /// files and devices do: a weight that is not finite, a file that became shorter, a device without memory.
     pub async fn load(
         checkpoint: &Checkpoint,
         executor: Executor,
@@ -145,6 +149,7 @@ impl Session {
         }
     }
 
+    /// What `config.json` says.
     pub fn config(&self) -> &ModelConfig {
         &self.model.config
     }
@@ -154,6 +159,7 @@ impl Session {
         self.model.capacity.context_size
     }
 
+    /// Bytes of device memory that the model takes.
     pub fn memory(&self) -> MemoryNeeded {
         self.memory
     }
@@ -174,7 +180,10 @@ impl Session {
     }
 
     /// Runs rows of any sequences in one submission and gives the logits of the rows that `wanted` names,
-    /// [wanted, vocab]. A row's logits do not depend on the other rows of the step.
+    /// [wanted, vocab] f32. A row's logits do not depend on the other rows of the step.
+    ///
+    /// # Errors
+    /// No rows or too many, and a token, position or sequence beyond the model's or the session's limits: nothing runs.
     pub async fn step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<Vec<f32>, Error> {
         let shape = self.write_step(rows, wanted)?;
         let (plan, logits) = self.plan(shape).await?;
@@ -364,6 +373,9 @@ impl Session {
 
     /// Runs the prompt, then hands each new token to `on_token` until it breaks, `max_new_tokens` came, or the context is
     /// full. Some tokens may be computed ahead of the callback and dropped.
+    ///
+    /// # Errors
+    /// An empty prompt, one longer than the context, an id beyond the vocabulary: before anything runs.
     pub async fn generate(
         &mut self,
         prompt: &[u32],
