@@ -138,8 +138,26 @@ fn shared_models_give_the_reference_logits_and_greedy_ids() {
     }));
 }
 
-/// Windows of each text at most, so that the test takes minutes on a software driver; the references have them one by one.
-const WINDOWS: usize = 3;
+/// Windows of a text that are compared one by one: all on a real GPU; elsewhere as many as take a minute or two, unless
+/// `PLATEAU_ALL_WINDOWS` is set.
+fn windows(executor: &Executor, all: usize) -> usize {
+    let kind = executor.adapter().map(|adapter| adapter.kind);
+    let few = match kind {
+        None => 3,
+        Some("software") => 1,
+        Some(_) => all,
+    };
+    if std::env::var_os("PLATEAU_ALL_WINDOWS").is_some() {
+        return all;
+    }
+    if few < all {
+        println!(
+            "{}: {few} of {all} windows; set PLATEAU_ALL_WINDOWS=1 for all",
+            executor.name()
+        );
+    }
+    few
+}
 
 #[test]
 fn shared_models_give_the_reference_perplexity() {
@@ -167,9 +185,12 @@ fn shared_models_give_the_reference_perplexity() {
                 / plain["windows"].as_u64().expect("a count") as usize
                 + 1;
             let ids = npy(&folder.join(format!("reference/ppl_ids_{text}.npy")));
-            for (i, loss) in losses.iter().take(WINDOWS).enumerate() {
+            let count = windows(session.parts().1, losses.len());
+            let mut sum = 0.0;
+            for (i, loss) in losses.iter().take(count).enumerate() {
                 let ids = &ids[i * window..][..window];
                 let found = mean_loss(session, ids, checkpoint.config.vocab_size as usize).await;
+                sum += found;
                 let expected = loss.as_f64().expect("a loss");
                 let what = format!(
                     "{} {text} window {i} on {}",
@@ -178,6 +199,16 @@ fn shared_models_give_the_reference_perplexity() {
                 );
                 compare::close(&[found.exp()], &[expected.exp()], PERPLEXITY)
                     .unwrap_or_else(|message| panic!("{what}: {message}"));
+            }
+            if count == losses.len() {
+                let expected = plain["perplexity"].as_f64().expect("a perplexity");
+                let found = (sum / count as f64).exp();
+                println!(
+                    "{} {text}: perplexity {found:.6}, reference {expected:.6}",
+                    folder.display()
+                );
+                compare::close(&[found], &[expected], PERPLEXITY)
+                    .unwrap_or_else(|message| panic!("{} {text}: {message}", folder.display()));
             }
         }
     }));
@@ -212,6 +243,7 @@ fn the_builtin_model_is_near_its_float_original() {
     /// Relative growth of perplexity by round-to-nearest in 4 bits with groups of 32: measured 3.7 % on
     /// these windows, and room for another model of this size. A broken nibble order or scale gives a factor, not percents.
     const MOST: f64 = 0.10;
+    const BUILTIN_WINDOWS: usize = 3;
     pollster::block_on(async {
         let Some(folder) = model::shared("models/demo-llama-16m") else {
             return;
@@ -223,9 +255,9 @@ fn the_builtin_model_is_near_its_float_original() {
         let mut float = model::load(&float, Executor::twin(), &model::f32_options()).await;
         let mut builtin = model::load(&builtin, Executor::twin(), &LoadOptions::default()).await;
         let (mut before, mut after) = (0.0, 0.0);
-        for window in ids.chunks_exact(512).take(WINDOWS) {
-            before += mean_loss(&mut float, window, vocab).await / WINDOWS as f64;
-            after += mean_loss(&mut builtin, window, vocab).await / WINDOWS as f64;
+        for window in ids.chunks_exact(512).take(BUILTIN_WINDOWS) {
+            before += mean_loss(&mut float, window, vocab).await / BUILTIN_WINDOWS as f64;
+            after += mean_loss(&mut builtin, window, vocab).await / BUILTIN_WINDOWS as f64;
         }
         let growth = (after - before).exp() - 1.0;
         println!(
