@@ -39,13 +39,12 @@ async fn prepared(executor: Executor, rows: u32) -> (Session, Vec<Row>) {
     (session, (70..70 + rows).map(row).collect())
 }
 
-async fn first_divergence(rows: u32, spoil: Option<&str>) -> Option<Divergence> {
+async fn first_divergence(gpu: Executor, rows: u32, spoil: Option<&str>) -> Option<Divergence> {
     let checks = checks();
     let judge =
         |dispatch: &plateau::plan::Dispatch, binding: usize, found: &[u32], expected: &[u32]| {
             compare::compare(found, expected, checks[&(dispatch.kernel.name, binding)])
         };
-    let gpu = device::portable_devices().await.remove(0);
     let (mut twin, step) = prepared(Executor::twin(), rows).await;
     let (mut gpu, _) = prepared(gpu, rows).await;
     let wanted: Vec<u32> = (0..rows).collect();
@@ -102,8 +101,11 @@ async fn first_divergence(rows: u32, spoil: Option<&str>) -> Option<Divergence> 
 fn every_dispatch_of_the_builtin_model_agrees_with_its_twin() {
     pollster::block_on(async {
         for rows in [1, 13] {
-            let divergence = first_divergence(rows, None).await;
-            assert!(divergence.is_none(), "{rows} rows: {divergence:?}");
+            for gpu in device::portable_devices().await {
+                let what = format!("{rows} rows on {}", gpu.name());
+                let divergence = first_divergence(gpu, rows, None).await;
+                assert!(divergence.is_none(), "{what}: {divergence:?}");
+            }
         }
     });
 }
@@ -112,7 +114,9 @@ fn every_dispatch_of_the_builtin_model_agrees_with_its_twin() {
 fn bisect_names_the_dispatch_of_a_spoiled_weight() {
     pollster::block_on(async {
         for rows in [1, 13] {
-            let divergence = first_divergence(rows, Some("layers.5.mlp.down_proj.w"))
+            // It is bisect that is tested: one device is enough.
+            let gpu = device::portable_devices().await.remove(0);
+            let divergence = first_divergence(gpu, rows, Some("layers.5.mlp.down_proj.w"))
                 .await
                 .expect("some nibbles are wrong");
             assert_eq!(

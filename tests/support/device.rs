@@ -1,6 +1,7 @@
 //! The devices under test.
 
 use plateau::exec::{Executor, GpuOptions, open_all};
+use std::io::Write;
 
 /// Every adapter of this machine, opened as `options` say.
 ///
@@ -21,4 +22,32 @@ pub async fn devices(options: GpuOptions) -> Vec<Executor> {
 /// As [`devices`], under WebGPU's default limits and without optional features.
 pub async fn portable_devices() -> Vec<Executor> {
     devices(GpuOptions { portable: true }).await
+}
+
+/// How much of a test a device is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    Whole,
+    /// What shows a driver's bugs, in minutes. Kernels are always tested whole: it is whole models that get fewer.
+    Reduced,
+}
+
+/// [`Effort::Reduced`] for a software driver that is not the first adapter: `cargo xtask test` brings SwiftShader as a
+/// second one, which takes ten times as long as llvmpipe.
+pub fn effort(executor: &Executor) -> Effort {
+    match executor.adapter() {
+        Some(adapter) if adapter.index > 0 && adapter.kind == "software" => Effort::Reduced,
+        Some(_) | None => Effort::Whole,
+    }
+}
+
+/// Says what a test leaves out on a device of [`Effort::Reduced`], even where the harness hides what a test prints.
+pub fn say_left_out(executor: &str, what: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // A closed stderr must not fail a test.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{test}: left out on {executor}, a slow second software driver: {what}"
+    );
 }

@@ -3,9 +3,10 @@
 //! Without a GPU crate this can only look at what the Vulkan loader would look at. Where it guesses wrong, the GPU tests
 //! fail and say that there is no adapter; nothing is skipped.
 
-use crate::process;
+use crate::{process, swiftshader};
 use anyhow::{Context, Result, bail};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +70,54 @@ const PACKAGE_MANAGERS: [PackageManager; 4] = [
     },
 ];
 
+/// The drivers with which tests run, as a value of `VK_DRIVER_FILES`: `None` is those that the system has.
+pub type Drivers = Option<OsString>;
+
+/// The software driver of this machine and SwiftShader, if that is `wanted` and can be had. One line says what was done.
+pub fn with_swiftshader(wanted: bool) -> Drivers {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    if !wanted {
+        eprintln!(
+            "SwiftShader, a second software driver, is left out; --swiftshader or CI=true adds it"
+        );
+        return None;
+    }
+    let software = match find() {
+        Ok(Driver::Software(manifest)) if device_node().is_none() => manifest,
+        _ => {
+            eprintln!(
+                "SwiftShader is left out: only a machine without a GPU gets a second software driver"
+            );
+            return None;
+        }
+    };
+    if software.to_string_lossy().contains("swiftshader") {
+        eprintln!("SwiftShader is left out: it is this machine's own driver");
+        return None;
+    }
+    if !in_path("apt-get") {
+        eprintln!(
+            "SwiftShader is left out: it comes from a Debian package, and there is no apt-get here"
+        );
+        return None;
+    }
+    let joined = swiftshader::ensure_fetched().and_then(|second| {
+        std::env::join_paths([&software, &second]).context("a path with the separator of paths")
+    });
+    match joined {
+        Ok(drivers) => {
+            eprintln!("tests run on: {}", drivers.to_string_lossy());
+            Some(drivers)
+        }
+        Err(error) => {
+            eprintln!("SwiftShader is left out: it could not be fetched: {error:#}");
+            None
+        }
+    }
+}
+
 /// Makes sure that Linux has a Vulkan driver. Metal and DirectX come with their systems.
 pub fn ensure_installed(yes: bool) -> Result<()> {
     if !cfg!(target_os = "linux") {
@@ -120,8 +169,27 @@ pub fn ensure_installed(yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// A driver that the loader would use.
+enum Driver {
+    /// Its manifest.
+    Software(PathBuf),
+    /// Its manifest, and the GPU's node.
+    Gpu(PathBuf, PathBuf),
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Software(manifest) => write!(f, "the software driver of {}", manifest.display()),
+            Self::Gpu(manifest, device) => {
+                write!(f, "{}, for {}", manifest.display(), device.display())
+            }
+        }
+    }
+}
+
 /// What the loader would use, or what is missing.
-fn find() -> Result<String, String> {
+fn find() -> Result<Driver, String> {
     if !loader_present() {
         return Err("there is no Vulkan loader (libvulkan.so.1)".to_owned());
     }
@@ -137,10 +205,10 @@ fn find() -> Result<String, String> {
             continue;
         }
         if SOFTWARE.iter().any(|word| name.contains(word)) {
-            return Ok(format!("the software driver of {}", manifest.display()));
+            return Ok(Driver::Software(manifest));
         }
         match &device {
-            Some(device) => return Ok(format!("{}, for {}", manifest.display(), device.display())),
+            Some(device) => return Ok(Driver::Gpu(manifest, device.clone())),
             None => without_device.push(name),
         }
     }

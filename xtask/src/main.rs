@@ -5,6 +5,7 @@ mod check_targets;
 mod driver;
 mod golden;
 mod process;
+mod swiftshader;
 mod test;
 mod tidy;
 mod wgsl;
@@ -16,9 +17,12 @@ Plateau's development commands
 
 usage: cargo xtask COMMAND
 
-  test [--yes] [ARGS…]    all set-up that tests need, then every check: format, clippy with warnings denied,
+  test [--yes] [--swiftshader] [ARGS…]
+                          all set-up that tests need, then every check: format, clippy with warnings denied,
                           tidy, the binary, every test. On Linux without a Vulkan driver it installs a software
                           one through the system's package manager, and asks first unless --yes or CI=true.
+                          Where there is no GPU, --swiftshader or CI=true makes tests run on SwiftShader too, a
+                          second software driver, fetched by apt into the target folder.
                           ARGS go to `cargo test`
   tidy                    the rules of layout and style that a program can check
   wgsl NAME               print the joined WGSL text of a kernel

@@ -11,6 +11,12 @@ pub fn root() -> &'static Path {
         .expect("xtask is a folder of the workspace")
 }
 
+/// Where cargo builds.
+pub fn target_dir() -> PathBuf {
+    let dir = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(dir)
+}
+
 /// The cargo that runs us, in the workspace.
 pub fn cargo(args: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);

@@ -3,20 +3,28 @@
 use crate::{driver, process, tidy};
 use anyhow::{Result, bail};
 
+/// Installs what is missing without asking.
+const YES: &str = "--yes";
+/// Tests on SwiftShader too.
+const SWIFTSHADER: &str = "--swiftshader";
+/// What is not for `cargo test`. CI=true implies them all.
+const OWN_FLAGS: [&str; 2] = [YES, SWIFTSHADER];
+
 pub fn run(args: &[String]) -> Result<()> {
-    let yes =
-        args.iter().any(|arg| arg == "--yes") || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let has = |flag: &str| ci || args.iter().any(|arg| arg == flag);
     let extra: Vec<&str> = args
         .iter()
         .map(String::as_str)
-        .filter(|&arg| arg != "--yes")
+        .filter(|arg| !OWN_FLAGS.contains(arg))
         .collect();
 
     step("tools");
     ensure_components()?;
 
     step("Vulkan driver");
-    driver::ensure_installed(yes)?;
+    driver::ensure_installed(has(YES))?;
+    let drivers = driver::with_swiftshader(has(SWIFTSHADER));
 
     // Every step runs, so that one look at the end of the output says all that is wrong.
     let mut failed = Vec::new();
@@ -58,10 +66,9 @@ pub fn run(args: &[String]) -> Result<()> {
     );
 
     step("tests");
-    record(
-        "tests",
-        process::succeeds(&mut process::cargo(&test_args(&extra)))?,
-    );
+    let mut tests = process::cargo(&test_args(&extra));
+    tests.envs(drivers.map(|drivers| ("VK_DRIVER_FILES", drivers)));
+    record("tests", process::succeeds(&mut tests)?);
 
     step("result");
     if !failed.is_empty() {
@@ -110,6 +117,13 @@ fn step(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_flags_are_in_the_help() {
+        for flag in OWN_FLAGS {
+            assert!(crate::HELP.contains(flag), "{flag}");
+        }
+    }
 
     #[test]
     fn the_whole_workspace_is_tested_unless_a_package_is_named() {

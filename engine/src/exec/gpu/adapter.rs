@@ -51,8 +51,8 @@ fn kind_name(kind: DeviceType) -> &'static str {
     }
 }
 
-/// Smaller is better.
-fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+/// Smaller is better: by kind, then by backend; of software drivers SwiftShader comes last, being the slowest by far.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8, bool) {
     let kind = match info.device_type {
         DeviceType::DiscreteGpu => 0,
         DeviceType::IntegratedGpu => 1,
@@ -66,7 +66,7 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
         Backend::Dx12 => 2,
         Backend::BrowserWebGpu | Backend::Gl | Backend::Noop => 3,
     };
-    (kind, backend)
+    (kind, backend, info.name.contains("SwiftShader"))
 }
 
 /// Best first; a GPU that two backends show is kept once, through the better backend.
