@@ -80,6 +80,16 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// The linear of a benchmark, by the kernels that `ops` takes for so many rows.
+pub fn plain(rows: u32, in_features: u32, out_features: u32) -> [Case; 2] {
+    let kernels = if rows == 1 {
+        [&gemv_f32::KERNEL, &gemv_f16::KERNEL]
+    } else {
+        [&gemm_f32::KERNEL, &gemm_f16::KERNEL]
+    };
+    kernels.map(|kernel| problem(rows, in_features, out_features).case(kernel))
+}
+
 /// The same product by a GEMV and a GEMM: the outputs must be equal bit for bit on one device.
 pub fn equal_pairs() -> Vec<(Case, Case)> {
     let pairs = [

@@ -192,6 +192,27 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// The linear of a benchmark, by the kernels that `ops` takes for so many rows.
+pub fn plain(rows: u32, in_features: u32, out_features: u32) -> [Case; 2] {
+    let linear = Linear {
+        rows,
+        in_features,
+        out_features,
+        ..PLAIN
+    };
+    if rows == 1 {
+        [
+            case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
+            case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
+        ]
+    } else {
+        [
+            case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),
+            case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, false),
+        ]
+    }
+}
+
 fn case(
     kernel: &'static Kernel,
     grid: fn(&Params) -> [u32; 3],
