@@ -1,7 +1,7 @@
 //! The two output streams and Ctrl-C. stdout carries results only; everything else goes to stderr.
 
 use crate::exit::CliError;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use plateau::session::LoadProgress;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -84,12 +84,20 @@ impl Console {
         let bar = ProgressBar::with_draw_target(Some(length), target);
         let template = match unit {
             Unit::Bytes => "{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}",
-            Unit::Steps => "{msg} [{bar:30}] {pos}/{len}, {eta} left",
+            Unit::Steps => "{msg} [{bar:30}] {pos}/{len}{left}",
         };
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("=> "));
+        // Before the first step nothing is known about the time.
+        let left = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            if state.pos() > 0 {
+                let _ = write!(text, ", {:#} left", HumanDuration(state.eta()));
+            }
+        };
+        bar.set_style(style.progress_chars("=> ").with_key("left", left));
         bar.set_message(what.to_owned());
+        // Shown at once: the first step may take long.
+        bar.tick();
         Progress { bar }
     }
 }

@@ -43,7 +43,7 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
             ..load::options(&args.load.format, Some(longest))?
         };
         let (mut session, adapter) = model.load(args, &options, console).await?;
-        check(&mut session).await?;
+        check(&mut session, console).await?;
         let described = Described::new(&model, &options, &session, adapter.as_ref());
         for &test in &tests {
             let samples = measure(&mut session, test, args.repetitions, console).await?;
@@ -193,7 +193,8 @@ fn prompt_ids(count: u32, vocab: u32) -> Vec<u32> {
 
 /// A continuation, decoded token by token, has to be what the logits of one prefill say. A speed of wrong results is
 /// worth nothing.
-async fn check(session: &mut Session) -> Result<()> {
+async fn check(session: &mut Session, console: &Console) -> Result<()> {
+    let progress = console.progress("checking", 2, Unit::Steps);
     let vocab = session.config().vocab_size;
     let mut ids = prompt_ids(CHECKED_PROMPT, vocab);
     let mut new = Vec::new();
@@ -209,6 +210,7 @@ async fn check(session: &mut Session) -> Result<()> {
             &mut take,
         )
         .await?;
+    progress.set(1);
     let first_row = ids.len() - 1;
     // The last new token is not fed back.
     ids.extend(&new[..new.len().saturating_sub(1)]);
