@@ -124,6 +124,20 @@ pub fn check_length(tokens: usize, config: &ModelConfig, options: &LoadOptions) 
     Ok(())
 }
 
+/// As [`check_length`], for ids that a user typed.
+pub fn check_ids(ids: &[u32], config: &ModelConfig) -> Result<()> {
+    let vocab = config.vocab_size;
+    match ids.iter().position(|&id| id >= vocab) {
+        Some(index) => Err(SessionError::UnknownToken {
+            index,
+            found: ids[index],
+            vocab,
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
 /// `w4a8`, with the group size where there are groups.
 pub fn linear_format_label(format: &LinearFormat) -> String {
     let mut label = format!(

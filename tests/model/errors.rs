@@ -35,7 +35,7 @@ fn prompts_that_cannot_be_served_are_refused() {
         assert!(long.contains("9 tokens") && long.contains('8'), "{long}");
         let unknown = refused(&[1, 8192]).await;
         assert!(
-            unknown.contains("token 1 is 8192") && unknown.contains("8192"),
+            unknown.contains("token id 8192 (number 1 from 0)"),
             "{unknown}"
         );
     });

@@ -13,6 +13,7 @@ pub async fn run(args: &Logits, console: &Console) -> Result<()> {
     let checkpoint = load::checkpoint(args.load.model.model.as_deref()).await?;
     let options = load::options(&args.load.format, None)?;
     load::check_length(args.ids.len(), &checkpoint.config, &options)?;
+    load::check_ids(&args.ids, &checkpoint.config)?;
     let mut session = load::session(&checkpoint, &args.load, &options, console).await?;
 
     let vocab = checkpoint.config.vocab_size as usize;

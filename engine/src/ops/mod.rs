@@ -24,5 +24,12 @@ pub const KERNEL_CHOICES: &[(&str, &str)] = &[
     ("linear f16", "gemv_f16 / gemm_f16"),
     ("linear int8", "gemv_i8 / gemm_i8"),
     ("linear int4", "gemv_i4 / gemm_i4"),
-    ("attention", "attention_decode / attention_prefill"),
+    (
+        "attention f32",
+        "attention_decode_f32 / attention_prefill_f32",
+    ),
+    (
+        "attention f16",
+        "attention_decode_f16 / attention_prefill_f16",
+    ),
 ];

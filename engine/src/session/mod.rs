@@ -11,7 +11,7 @@ use crate::model::{Model, Pages, StepShape};
 use crate::ops::Sampling;
 use crate::plan::BufferId;
 use crate::sampler::{REPEAT_WINDOW, SamplerConfig};
-use plateau_shaders::attention::tiles;
+use plateau_shaders::attention::{max_tiles, tiles};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub enum SessionError {
     EmptyPrompt,
     #[error("the prompt has {found} tokens, the context holds {limit}")]
     PromptTooLong { found: usize, limit: u32 },
-    #[error("token {index} is {found}, the vocabulary has {vocab}")]
+    #[error("token id {found} (number {index} from 0) is not in the vocabulary of {vocab}")]
     UnknownToken {
         index: usize,
         found: u32,
@@ -408,6 +408,7 @@ impl Session {
             }
             .into());
         }
+        self.prepare(prompts, sampling(sampler)).await?;
         let started = Instant::now();
         let mut active = Vec::new();
         for (index, prompt) in prompts.iter().enumerate() {
@@ -450,6 +451,33 @@ impl Session {
             }
         }
         Ok(reports)
+    }
+
+    /// Prepares the plans of a generation, so that no report counts the compilation of kernels as work on the prompt.
+    async fn prepare(&mut self, prompts: &[&[u32]], sampling: Sampling) -> Result<(), Error> {
+        let chunk = self.model.capacity.max_rows as usize;
+        for prompt in prompts.iter().filter(|prompt| !prompt.is_empty()) {
+            let before = &prompt[..prompt.len() - 1];
+            // A prompt that does not fit is refused by `start`, and needs no plan.
+            if before.len() < self.context_size() as usize {
+                for ids in before.chunks(chunk) {
+                    let rows = ids.len() as u32;
+                    let tiles = max_tiles(rows, 1);
+                    let logits = 0;
+                    self.plan(StepShape::Rows {
+                        rows,
+                        tiles,
+                        logits,
+                    })
+                    .await?;
+                }
+            }
+        }
+        let rows = prompts.len() as u32;
+        if rows > 0 {
+            self.plan(StepShape::Decode { rows, sampling }).await?;
+        }
+        Ok(())
     }
 
     /// Runs all of a prompt but its last token, which the first decode step takes.
