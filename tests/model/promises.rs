@@ -242,3 +242,25 @@ fn weights_split_over_buffers_give_the_same_bits() {
         }
     });
 }
+
+#[test]
+fn a_decoded_token_is_one_submission() {
+    pollster::block_on(async {
+        const TOKENS: usize = 9;
+        for device in device::portable_devices().await {
+            let checkpoint = model::builtin().await;
+            let mut session = model::load(&checkpoint, device, &LoadOptions::default()).await;
+            let before = submissions(&mut session);
+            let ids = model::greedy(&mut session, &[1], TOKENS).await;
+            assert_eq!(ids.len(), TOKENS);
+            assert_eq!(submissions(&mut session) - before, TOKENS as u64);
+        }
+    });
+}
+
+fn submissions(session: &mut Session) -> u64 {
+    match session.parts().1 {
+        Executor::Gpu(gpu) => gpu.submissions(),
+        Executor::Cpu(_) => unreachable!("a GPU was opened"),
+    }
+}

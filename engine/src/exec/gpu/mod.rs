@@ -61,6 +61,7 @@ pub struct GpuExecutor {
     /// Mappable buffers that are not in use.
     staging: Vec<wgpu::Buffer>,
     pending_upload_bytes: u64,
+    submissions: u64,
 }
 
 /// Words on their way back.
@@ -119,6 +120,7 @@ impl GpuExecutor {
             pipelines: Pipelines::default(),
             staging: Vec::new(),
             pending_upload_bytes: 0,
+            submissions: 0,
         }
     }
 
@@ -135,6 +137,11 @@ impl GpuExecutor {
         limits
             .max_storage_buffer_binding_size
             .min(limits.max_buffer_size)
+    }
+
+    /// Submissions of dispatches so far.
+    pub fn submissions(&self) -> u64 {
+        self.submissions
     }
 
     /// Drops the device under the executor's feet, as a crashed driver would. For tests of what happens then.
@@ -377,6 +384,7 @@ impl GpuExecutor {
             );
         }
         let submission = self.queue.submit([encoder.finish()]);
+        self.submissions += 1;
         self.pending_upload_bytes = 0;
         Ok(read
             .zip(staging)
