@@ -18,6 +18,8 @@ const LANES: u32 = 64u;
 // Features of K that are staged at once, in quads of four; a row of the stage has one more quad, against bank conflicts.
 const STAGE_QUADS: u32 = 8u;
 const STAGE_STRIDE: u32 = STAGE_QUADS + 1u;
+// Values of a feature that are loaded before they are summed.
+const AHEAD: u32 = 16u;
 const PAIRS_PER_LANE: u32 = MAX_HEAD_DIM / 2u / LANES;
 
 @group(0) @binding(1) var<storage, read> row_info: array<vec2<u32>>;
@@ -137,7 +139,18 @@ fn run(head: u32, row: u32, lane: u32) {
       let pair = i * LANES + lane;
       if (pair < pairs) {
         var o_p = vec2<f32>();
-        for (var j = begin; j <= end; j += 1u) {
+        var j = begin;
+        // Loads ahead of the chain, so that it does not wait for each.
+        for (; j + AHEAD <= end + 1u; j += AHEAD) {
+          var v = array<vec2<f32>, AHEAD>();
+          for (var k = 0u; k < AHEAD; k += 1u) {
+            v[k] = load_v(start + (j + k) * pairs + pair);
+          }
+          for (var k = 0u; k < AHEAD; k += 1u) {
+            o_p = fma(vec2<f32>(weights[j + k]), v[k], o_p);
+          }
+        }
+        for (; j <= end; j += 1u) {
           o_p = fma(vec2<f32>(weights[j]), load_v(start + j * pairs + pair), o_p);
         }
         o[i] = select(fma(o[i], vec2<f32>(a), o_p * b), o_p, is_first);
