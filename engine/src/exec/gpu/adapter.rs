@@ -69,19 +69,27 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8, bool) {
     (kind, backend, info.name.contains("SwiftShader"))
 }
 
-/// Best first; a GPU that two backends show is kept once, through the better backend.
+/// Every adapter, best first.
 async fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
-    let mut found: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = instance()
-        .enumerate_adapters(Backends::all())
-        .await
+    let adapters = instance().enumerate_adapters(Backends::all()).await;
+    let found = adapters.into_iter().map(|adapter| {
+        let info = adapter.get_info();
+        (adapter, info)
+    });
+    best_first(found.collect())
         .into_iter()
-        .map(|adapter| {
-            let info = adapter.get_info();
-            (adapter, info)
+        .enumerate()
+        .map(|(index, (adapter, info))| {
+            let described = describe(index, &adapter, &info);
+            (adapter, described)
         })
-        .collect();
+        .collect()
+}
+
+/// Sorts adapters by [`rank`]; a GPU that two backends show is kept once, through the better backend.
+fn best_first<T>(mut found: Vec<(T, wgpu::AdapterInfo)>) -> Vec<(T, wgpu::AdapterInfo)> {
     found.sort_by_key(|(_, info)| rank(info));
-    let mut unique: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = Vec::new();
+    let mut unique: Vec<(T, wgpu::AdapterInfo)> = Vec::new();
     for (adapter, info) in found {
         let known = unique
             .iter()
@@ -91,13 +99,6 @@ async fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
         }
     }
     unique
-        .into_iter()
-        .enumerate()
-        .map(|(index, (adapter, info))| {
-            let described = describe(index, &adapter, &info);
-            (adapter, described)
-        })
-        .collect()
 }
 
 fn same_gpu(a: &wgpu::AdapterInfo, b: &wgpu::AdapterInfo) -> bool {
@@ -395,6 +396,44 @@ mod tests {
             choose(&DeviceChoice::Auto, &[]),
             Err(DeviceError::NoAdapter)
         ));
+    }
+
+    #[test]
+    fn a_gpu_of_two_backends_is_listed_once_and_the_best_comes_first() {
+        let info = |name: &str, kind, backend, bus: &str| {
+            let mut info = wgpu::AdapterInfo::new(kind, backend);
+            info.name = name.to_owned();
+            info.device_pci_bus_id = bus.to_owned();
+            ((), info)
+        };
+        let (discrete, integrated) = (DeviceType::DiscreteGpu, DeviceType::IntegratedGpu);
+        let found = vec![
+            info("llvmpipe", DeviceType::Cpu, Backend::Vulkan, ""),
+            info("Small", integrated, Backend::Dx12, "0000:00:02.0"),
+            info(
+                "Small (by another driver)",
+                integrated,
+                Backend::Vulkan,
+                "0000:00:02.0",
+            ),
+            info("Big", discrete, Backend::Dx12, ""),
+            info("Big", discrete, Backend::Vulkan, ""),
+            info("Big", discrete, Backend::Vulkan, ""),
+        ];
+        let names: Vec<(String, Backend)> = best_first(found)
+            .into_iter()
+            .map(|((), info)| (info.name, info.backend))
+            .collect();
+        let expected = [
+            ("Big", Backend::Vulkan),
+            ("Big", Backend::Vulkan),
+            ("Small (by another driver)", Backend::Vulkan),
+            ("llvmpipe", Backend::Vulkan),
+        ];
+        assert_eq!(
+            names,
+            expected.map(|(name, backend)| (name.to_owned(), backend))
+        );
     }
 
     #[test]
