@@ -54,7 +54,9 @@ async fn run_all(words: &[String]) -> bool {
             .iter()
             .map(|words| 4 * words.len() as u64 + 64)
             .max();
-        let line = if largest.is_some_and(|bytes| bytes > device.max_buffer_bytes()) {
+        let line = if case.kernel.subgroups && !device.features().subgroups {
+            "this adapter has no subgroups | | |".to_owned()
+        } else if largest.is_some_and(|bytes| bytes > device.max_buffer_bytes()) {
             "does not fit one binding of this adapter | | |".to_owned()
         } else {
             match checked(&mut device, &case).await {

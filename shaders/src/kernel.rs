@@ -26,6 +26,8 @@ pub struct Kernel {
     pub bindings: &'static [Access],
     /// Size of the uniform at binding 0.
     pub params_bytes: usize,
+    /// Whether the text uses subgroup operations, which an adapter may lack. No kernel relies on a subgroup size.
+    pub subgroups: bool,
     /// The twin: does what the whole dispatch does, on host memory.
     pub run: fn(&mut Call<'_>),
 }

@@ -42,7 +42,9 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemm_i4::KERNEL,
     &linear::gemm_i8::KERNEL,
     &linear::gemv_i4::KERNEL,
+    &linear::gemv_i4_subgroup::KERNEL,
     &linear::gemv_i8::KERNEL,
+    &linear::gemv_i8_subgroup::KERNEL,
     // quantize
     &quantize::flatten_quantize::KERNEL,
     &quantize::quantize_dynamic::KERNEL,

@@ -1,6 +1,8 @@
 //! Every case of every kernel: the shader on each adapter, under the portable limits, against its twin.
 
+use plateau::exec::{Executor, GpuOptions};
 use plateau::plan::{BufferDesc, BufferId, Grid};
+use plateau_shaders::Kernel;
 use plateau_tests::{Case, cases, device, run};
 
 /// `PLATEAU_CASE=gemm_i4` runs only the cases whose kernel or name contains the word.
@@ -12,29 +14,50 @@ fn selected() -> Vec<Case> {
         .collect()
 }
 
+/// Runs `cases` on `device`, against the twins.
+async fn check_all<'a>(device: &mut Executor, cases: impl Iterator<Item = &'a Case>) {
+    let (mut count, mut failures) = (0, Vec::new());
+    for case in cases {
+        count += 1;
+        if let Err(message) = run::check(device, case).await {
+            failures.push(format!("{} [{}]: {message}", case.kernel.name, case.name));
+        }
+    }
+    println!(
+        "{}: {} of {count} cases agree",
+        device.name(),
+        count - failures.len()
+    );
+    assert!(
+        failures.is_empty(),
+        "on {}:\n{}",
+        device.name(),
+        failures.join("\n")
+    );
+}
+
 #[test]
 fn shaders_equal_their_twins() {
     pollster::block_on(async {
         let cases = selected();
         for mut device in device::portable_devices().await {
-            let mut failures = Vec::new();
-            for case in &cases {
-                if let Err(message) = run::check(&mut device, case).await {
-                    failures.push(format!("{} [{}]: {message}", case.kernel.name, case.name));
-                }
+            let portable = cases.iter().filter(|case| !case.kernel.subgroups);
+            check_all(&mut device, portable).await;
+        }
+    });
+}
+
+#[test]
+fn shaders_with_subgroups_equal_their_twins() {
+    pollster::block_on(async {
+        let cases = selected();
+        for mut device in device::devices(GpuOptions::default()).await {
+            if device.features().subgroups {
+                let with = cases.iter().filter(|case| case.kernel.subgroups);
+                check_all(&mut device, with).await;
+            } else {
+                device::say_left_out(device.name(), "kernels with subgroups, which it lacks");
             }
-            println!(
-                "{}: {} of {} cases agree",
-                device.name(),
-                cases.len() - failures.len(),
-                cases.len()
-            );
-            assert!(
-                failures.is_empty(),
-                "on {}:\n{}",
-                device.name(),
-                failures.join("\n")
-            );
         }
     });
 }
@@ -92,15 +115,17 @@ fn kernels_of_one_operation_give_the_same_bits() {
 /// The smallest case of each kernel that has several workgroups, or its first.
 fn small_grids() -> Vec<Case> {
     let cases = cases::all();
-    let small = |kernel: &plateau_shaders::Kernel| {
+    let small = |kernel: &Kernel| {
         let of_kernel = cases.iter().filter(|case| case.kernel.name == kernel.name);
         of_kernel
             .min_by_key(|case| (case.grid == [1, 1, 1], case.bytes() + case.ops))
             .expect("every kernel has a case")
             .clone()
     };
+    let portable = |kernel: &&&Kernel| !kernel.subgroups;
     plateau_shaders::KERNELS
         .iter()
+        .filter(portable)
         .map(|kernel| small(kernel))
         .collect()
 }

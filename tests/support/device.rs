@@ -41,13 +41,10 @@ pub fn effort(executor: &Executor) -> Effort {
     }
 }
 
-/// Says what a test leaves out on a device of [`Effort::Reduced`], even where the harness hides what a test prints.
+/// Says what a test leaves out on a device (of [`Effort::Reduced`], say), even where the harness hides what a test prints.
 pub fn say_left_out(executor: &str, what: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     // A closed stderr must not fail a test.
-    let _ = writeln!(
-        std::io::stderr(),
-        "{test}: left out on {executor}, a slow second software driver: {what}"
-    );
+    let _ = writeln!(std::io::stderr(), "{test}: left out on {executor}: {what}");
 }

@@ -6,7 +6,9 @@ mod reflect;
 mod targets;
 
 use naga::back::pipeline_constants::process_overrides;
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{
+    Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
+};
 use naga::{Module, ShaderStage};
 use plateau_shaders::{Constant, KERNELS, Kernel};
 use plateau_tests::cases;
@@ -15,7 +17,8 @@ use std::io::Write;
 use std::process::Command;
 use targets::{Target, Text};
 
-/// What core WebGPU has and naga asks about: `pack2x16float` and its kin. No f16, no subgroups, no immediates.
+/// What core WebGPU has and naga asks about: `pack2x16float` and its kin. No f16, no immediates; subgroups only for
+/// kernels that say so.
 const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
 
 /// Pairs of kernel and target that naga refuses, with the reason. A pair that translates after all must go.
@@ -44,7 +47,14 @@ fn validated(kernel: &Kernel) -> Result<(Module, ModuleInfo), String> {
     let text = kernel.wgsl();
     let module =
         naga::front::wgsl::parse_str(&text).map_err(|error| error.emit_to_string(&text))?;
-    let info = Validator::new(ValidationFlags::all(), CORE)
+    let mut validator = Validator::new(ValidationFlags::all(), CORE);
+    if kernel.subgroups {
+        validator = Validator::new(ValidationFlags::all(), CORE | Capabilities::SUBGROUP);
+        validator
+            .subgroup_stages(ShaderStages::COMPUTE)
+            .subgroup_operations(SubgroupOperationSet::all());
+    }
+    let info = validator
         .validate(&module)
         .map_err(|error| error.emit_to_string(&text))?;
     Ok((module, info))

@@ -24,6 +24,7 @@ const PROBE: Kernel = Kernel {
     source: &[SOURCE],
     bindings: &[Access::Read, Access::ReadWrite],
     params_bytes: 8,
+    subgroups: false,
     run: |_| (),
 };
 

@@ -8,7 +8,8 @@ use naga::{Module, ShaderStage};
 /// What a driver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Vulkan 1.1 without any feature: dot products of bytes are spelled out.
+    /// Vulkan 1.1 with no feature but subgroups (validation refuses those to portable kernels): dot products of bytes are
+    /// spelled out.
     Spirv,
     /// Vulkan 1.3 with its integer dot product.
     SpirvDotProduct,
@@ -60,11 +61,21 @@ pub fn translate(
 ) -> Result<Text, String> {
     use spv::Capability as C;
     match target {
-        Target::Spirv => spirv(module, info, entry_point, (1, 3), &[C::Shader, C::Linkage]),
+        Target::Spirv => {
+            let capabilities = [
+                C::Shader,
+                C::Linkage,
+                C::GroupNonUniform,
+                C::GroupNonUniformArithmetic,
+            ];
+            spirv(module, info, entry_point, (1, 3), &capabilities)
+        }
         Target::SpirvDotProduct => {
             let capabilities = [
                 C::Shader,
                 C::Linkage,
+                C::GroupNonUniform,
+                C::GroupNonUniformArithmetic,
                 C::Int8,
                 C::DotProduct,
                 C::DotProductInput4x8Bit,

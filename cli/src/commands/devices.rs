@@ -4,7 +4,7 @@ use crate::args::Devices;
 use crate::console::{bytes, print, print_json};
 use anyhow::Result;
 use plateau::exec::{self, AdapterInfo, DRIVER_HINT};
-use plateau::ops::KERNEL_CHOICES;
+use plateau::ops::kernel_choices;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -73,7 +73,9 @@ fn json(adapter: &AdapterInfo) -> Adapter<'_> {
         memory: adapter.memory,
         features: adapter.features.iter().copied().collect(),
         limits: adapter.limits.iter().copied().collect(),
-        kernels: KERNEL_CHOICES.iter().copied().collect(),
+        kernels: kernel_choices(adapter.plan_features())
+            .into_iter()
+            .collect(),
         unusable: adapter.unusable.as_deref(),
     }
 }
@@ -102,7 +104,7 @@ fn table(adapters: &[AdapterInfo]) -> String {
             .iter()
             .map(|(name, value)| limit(name, *value))
             .collect();
-        let kernels = KERNEL_CHOICES
+        let kernels = kernel_choices(adapter.plan_features())
             .iter()
             .map(|(op, kernels)| format!("{op}: {kernels}"))
             .collect();
@@ -184,7 +186,10 @@ mod tests {
             text.contains("has      subgroups\n") && text.contains("has not  f16\n"),
             "{text}"
         );
-        assert!(text.contains("linear int4: gemv_i4 / gemm_i4"), "{text}");
+        assert!(
+            text.contains("linear int4: gemv_i4_subgroup / gemm_i4"),
+            "{text}"
+        );
         assert!(
             text.lines()
                 .last()

@@ -10,7 +10,7 @@ mod gpu;
 pub use cpu::CpuExecutor;
 pub use gpu::{GpuExecutor, GpuOptions, adapters, open_all};
 
-use crate::plan::{BufferDesc, BufferId, Plan};
+use crate::plan::{BufferDesc, BufferId, Features, Plan};
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -60,6 +60,15 @@ pub struct AdapterInfo {
     pub limits: Vec<(&'static str, u64)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
+}
+
+impl AdapterInfo {
+    /// What plans for it may use.
+    pub fn plan_features(&self) -> Features {
+        Features {
+            subgroups: self.features.contains(&("subgroups", true)),
+        }
+    }
 }
 
 /// An error of a device: which one, and what to do.
@@ -135,6 +144,14 @@ impl Executor {
         match self {
             Self::Cpu(_) => cpu::available_memory(),
             Self::Gpu(gpu) => gpu.adapter().memory,
+        }
+    }
+
+    /// What plans for it may use. The twins are asked for the portable kernels.
+    pub fn features(&self) -> Features {
+        match self {
+            Self::Cpu(_) => Features::default(),
+            Self::Gpu(gpu) => gpu.features(),
         }
     }
 

@@ -12,7 +12,7 @@ pub use weights::{
 
 use crate::checkpoint::ModelConfig;
 use crate::ops::{AttentionInput, KvPools, Sampling, SamplingBuffers, sample_and_advance};
-use crate::plan::{BufferId, Plan, SharedBuffers};
+use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
 use crate::tensor::KvType;
 use plateau_shaders::PAGE_SIZE;
@@ -61,6 +61,8 @@ pub struct StepBuffers {
 pub struct Model {
     pub config: ModelConfig,
     pub capacity: Capacity,
+    /// Of the device that the plans are for.
+    pub features: Features,
     pub weights: Weights,
     pub step: StepBuffers,
     pub decode: SamplingBuffers,
@@ -94,6 +96,7 @@ impl Model {
     pub fn new(
         config: ModelConfig,
         capacity: Capacity,
+        features: Features,
         weights_config: &WeightsConfig<'_>,
     ) -> Self {
         let mut shared = SharedBuffers::default();
@@ -139,6 +142,7 @@ impl Model {
         Self {
             config,
             capacity,
+            features,
             weights,
             step,
             decode,
@@ -151,7 +155,7 @@ impl Model {
 
     /// The plan of one step.
     pub fn step(&self, shape: &StepShape) -> Step {
-        let mut plan = Plan::default();
+        let mut plan = Plan::new(self.features);
         match *shape {
             StepShape::Rows {
                 rows,

@@ -247,9 +247,18 @@ fn dispatch(
                 has_bias,
                 accumulate,
             };
+            let by_subgroup = plan.features.subgroups;
             let (kernel, grid) = match (bits, few) {
+                (Bits::Int8, true) if by_subgroup => (
+                    &kernels::gemv_i8_subgroup::KERNEL,
+                    kernels::gemv_i8_subgroup::grid(&params),
+                ),
                 (Bits::Int8, true) => (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params)),
                 (Bits::Int8, false) => (&kernels::gemm_i8::KERNEL, kernels::gemm_i8::grid(&params)),
+                (Bits::Int4, true) if by_subgroup => (
+                    &kernels::gemv_i4_subgroup::KERNEL,
+                    kernels::gemv_i4_subgroup::grid(&params),
+                ),
                 (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
                 (Bits::Int4, false) => (&kernels::gemm_i4::KERNEL, kernels::gemm_i4::grid(&params)),
             };

@@ -14,22 +14,35 @@ pub use linear::{
 pub use norm::{head_norm, rms_norm};
 pub use sampling::{Sampling, SamplingBuffers, sample_and_advance};
 
+use crate::plan::Features;
+
 /// Up to so many rows, linears run as matrix-vector products and attention one row at a time; above, in tiles. The results
 /// are the same bits.
 pub const GEMV_ROWS: u32 = 8;
 
-/// Operation and the kernels that run it, for `devices`: few rows / many rows.
-pub const KERNEL_CHOICES: &[(&str, &str)] = &[
-    ("linear f32", "gemv_f32 / gemm_f32"),
-    ("linear f16", "gemv_f16 / gemm_f16"),
-    ("linear int8", "gemv_i8 / gemm_i8"),
-    ("linear int4", "gemv_i4 / gemm_i4"),
-    (
-        "attention f32",
-        "attention_decode_f32 / attention_prefill_f32",
-    ),
-    (
-        "attention f16",
-        "attention_decode_f16 / attention_prefill_f16",
-    ),
-];
+/// Operation and the kernels that run it on a device with `features`, for `devices`: few rows / many rows.
+pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
+    let by_subgroup = features.subgroups;
+    vec![
+        ("linear f32", "gemv_f32 / gemm_f32"),
+        ("linear f16", "gemv_f16 / gemm_f16"),
+        if by_subgroup {
+            ("linear int8", "gemv_i8_subgroup / gemm_i8")
+        } else {
+            ("linear int8", "gemv_i8 / gemm_i8")
+        },
+        if by_subgroup {
+            ("linear int4", "gemv_i4_subgroup / gemm_i4")
+        } else {
+            ("linear int4", "gemv_i4 / gemm_i4")
+        },
+        (
+            "attention f32",
+            "attention_decode_f32 / attention_prefill_f32",
+        ),
+        (
+            "attention f16",
+            "attention_decode_f16 / attention_prefill_f16",
+        ),
+    ]
+}

@@ -95,14 +95,31 @@ impl Dispatch {
     }
 }
 
+/// What a plan may ask of a device beyond the portable set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Subgroup operations, of any size.
+    pub subgroups: bool,
+}
+
 /// A list of dispatches, run in order.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
+    /// By which `ops` chooses kernels.
+    pub features: Features,
     pub scratch: Vec<BufferDesc>,
     pub dispatches: Vec<Dispatch>,
 }
 
 impl Plan {
+    /// An empty plan for a device with `features`.
+    pub fn new(features: Features) -> Self {
+        Self {
+            features,
+            ..Self::default()
+        }
+    }
+
     /// Adds a scratch buffer. Its contents are undefined until a dispatch writes them.
     pub fn scratch(&mut self, label: impl Into<String>, words: u64) -> BufferId {
         self.scratch.push(BufferDesc {

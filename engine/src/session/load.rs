@@ -9,6 +9,7 @@ use crate::model::{
     WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
+use crate::plan::Features;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
 use plateau_shaders::pack;
@@ -109,7 +110,10 @@ pub fn memory_needed(
         Some(checkpoint),
         options,
         &statics,
-        u64::MAX,
+        DeviceTraits {
+            max_buffer_bytes: u64::MAX,
+            features: Features::default(),
+        },
     )?))
 }
 
@@ -120,8 +124,14 @@ pub(super) async fn load(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
     let statics = read_static_inputs(checkpoint).await?;
-    let max = executor.max_buffer_bytes();
-    let model = declare(&checkpoint.config, Some(checkpoint), options, &statics, max)?;
+    let device = DeviceTraits::of(&executor);
+    let model = declare(
+        &checkpoint.config,
+        Some(checkpoint),
+        options,
+        &statics,
+        device,
+    )?;
     fill(
         model,
         executor,
@@ -143,9 +153,25 @@ pub(super) async fn synthetic(
         None,
         options,
         &BTreeMap::new(),
-        executor.max_buffer_bytes(),
+        DeviceTraits::of(&executor),
     )?;
     fill(model, executor, &WeightSource::Random, options, progress).await
+}
+
+/// What of a device decides about buffers and kernels.
+#[derive(Clone, Copy)]
+struct DeviceTraits {
+    max_buffer_bytes: u64,
+    features: Features,
+}
+
+impl DeviceTraits {
+    fn of(executor: &Executor) -> Self {
+        Self {
+            max_buffer_bytes: executor.max_buffer_bytes(),
+            features: executor.features(),
+        }
+    }
 }
 
 /// The model's graph under the options, with no weight read.
@@ -154,7 +180,7 @@ fn declare(
     checkpoint: Option<&Checkpoint>,
     options: &LoadOptions,
     statics: &BTreeMap<String, StaticInput>,
-    max_buffer_bytes: u64,
+    device: DeviceTraits,
 ) -> Result<Model, Error> {
     let limit = config.max_position_embeddings;
     let context_size = options.context_size.unwrap_or(limit.min(DEFAULT_CONTEXT));
@@ -209,10 +235,11 @@ fn declare(
     let max_buffer_bytes = options
         .max_weight_bytes
         .unwrap_or(u64::MAX)
-        .min(max_buffer_bytes);
+        .min(device.max_buffer_bytes);
     let model = Model::new(
         config.clone(),
         capacity,
+        device.features,
         &WeightsConfig {
             linear: &linear,
             table,

@@ -22,6 +22,7 @@ pub const KERNEL: Kernel = Kernel {
         Access::ReadWrite,
     ],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -8,6 +8,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[include_str!("silu_mul.wgsl")],
     bindings: &[Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

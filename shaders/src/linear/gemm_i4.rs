@@ -14,6 +14,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     bindings: integer::BINDINGS,
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -8,12 +8,14 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_i4",
     source: &[
         include_str!("gemv_i4.wgsl"),
+        include_str!("gemv_weights_i4.wgsl"),
         include_str!("gemv_int.wgsl"),
         include_str!("unpack_i4.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -8,11 +8,13 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_i8",
     source: &[
         include_str!("gemv_i8.wgsl"),
+        include_str!("gemv_weights_i8.wgsl"),
         include_str!("gemv_int.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

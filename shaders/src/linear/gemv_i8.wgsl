@@ -12,20 +12,6 @@
 //
 // grid: (ceil(out_features / 8), rows, 1), one workgroup per 8 outputs of a row: gemv_int.wgsl.
 
-@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
-
-fn weight_vecs() -> u32 {
-  return params.in_words / 4u;
-}
-
-fn dot_vec(row: u32, out: u32, vec: u32) -> i32 {
-  return dot16(x_q[row * weight_vecs() + vec], w[out * weight_vecs() + vec]);
-}
-
-fn finish(acc: i32) -> i32 {
-  return acc;
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn gemv_i8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   gemv_outputs(group.y, group.x * OUTPUTS, lid);

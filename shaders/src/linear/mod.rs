@@ -8,5 +8,7 @@ pub mod gemm_i8;
 pub mod gemv_f16;
 pub mod gemv_f32;
 pub mod gemv_i4;
+pub mod gemv_i4_subgroup;
 pub mod gemv_i8;
+pub mod gemv_i8_subgroup;
 pub mod integer;

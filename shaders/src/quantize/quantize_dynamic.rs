@@ -9,6 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[include_str!("quantize_dynamic.wgsl")],
     bindings: &[Access::Read, Access::ReadWrite, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -9,6 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[include_str!("repeat_penalty.wgsl")],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -9,6 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[include_str!("sample.wgsl"), include_str!("order_key.wgsl")],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
+    subgroups: false,
     run,
 };
 

@@ -5,7 +5,9 @@ use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::linear::integer::Params;
-use plateau_shaders::linear::{gemm_i4, gemm_i8, gemv_i4, gemv_i8};
+use plateau_shaders::linear::{
+    gemm_i4, gemm_i8, gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup,
+};
 use plateau_shaders::{Kernel, pack};
 
 /// What the integers are like.
@@ -181,19 +183,23 @@ pub fn cases() -> Vec<Case> {
         for raw in [true, false] {
             cases.push(case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, raw));
             cases.push(case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, raw));
+            let kernel = &gemv_i8_subgroup::KERNEL;
+            cases.push(case(kernel, gemv_i8_subgroup::grid, 127, linear, raw));
         }
     }
     for linear in [linears(), grouped()].concat() {
         for raw in [true, false] {
             cases.push(case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, raw));
             cases.push(case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, raw));
+            let kernel = &gemv_i4_subgroup::KERNEL;
+            cases.push(case(kernel, gemv_i4_subgroup::grid, 7, linear, raw));
         }
     }
     cases
 }
 
 /// The linear of a benchmark, by the kernels that `ops` takes for so many rows.
-pub fn plain(rows: u32, in_features: u32, out_features: u32) -> [Case; 2] {
+pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
     let linear = Linear {
         rows,
         in_features,
@@ -201,12 +207,15 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> [Case; 2] {
         ..PLAIN
     };
     if rows == 1 {
-        [
+        let by_subgroup = (&gemv_i8_subgroup::KERNEL, &gemv_i4_subgroup::KERNEL);
+        vec![
             case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
             case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
+            case(by_subgroup.0, gemv_i8::grid, 127, linear, false),
+            case(by_subgroup.1, gemv_i4::grid, 7, linear, false),
         ]
     } else {
-        [
+        vec![
             case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),
             case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, false),
         ]

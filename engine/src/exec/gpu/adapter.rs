@@ -11,9 +11,7 @@ fn needed() -> Limits {
 }
 
 /// Features that are used where an adapter has them.
-const WANTED: Features = Features::TIMESTAMP_QUERY
-    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
-    .union(Features::PIPELINE_CACHE);
+const WANTED: Features = Features::SUBGROUP;
 
 /// The process's one way to its GPUs. Kept for good: some drivers cannot be loaded again and again, and after some ten
 /// times show no adapter any more.

@@ -7,7 +7,7 @@ pub(super) use adapter::open;
 pub use adapter::{adapters, open_all};
 
 use super::{AdapterInfo, DeviceError};
-use crate::plan::{BufferDesc, BufferId, Grid, Plan};
+use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
 use pipeline::Pipelines;
 use std::future::Future;
 use std::ops::Range;
@@ -130,6 +130,12 @@ impl GpuExecutor {
 
     pub fn adapter(&self) -> &AdapterInfo {
         &self.info
+    }
+
+    pub fn features(&self) -> Features {
+        Features {
+            subgroups: self.device.features().contains(wgpu::Features::SUBGROUP),
+        }
     }
 
     pub fn max_buffer_bytes(&self) -> u64 {
