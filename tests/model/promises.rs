@@ -1,6 +1,6 @@
 //! A sequence's logits do not depend on company: not on chunking, prefill or decode, nor on what else is in the batch.
 
-use plateau::exec::Executor;
+use plateau::exec::{Executor, GpuOptions};
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{KvType, Quant};
@@ -267,4 +267,21 @@ fn submissions(session: &mut Session) -> u64 {
         Executor::Gpu(gpu) => gpu.submissions(),
         Executor::Cpu(_) => unreachable!("a GPU was opened"),
     }
+}
+
+#[test]
+fn kernels_for_better_adapters_change_no_bit() {
+    pollster::block_on(async {
+        let checkpoint = model::builtin().await;
+        let ids: Vec<u32> = (0..9).map(|i| 3 + i * 101).collect();
+        let better = device::devices(GpuOptions::default()).await;
+        for (portable, better) in device::portable_devices().await.into_iter().zip(better) {
+            let mut logits = Vec::new();
+            for device in [portable, better] {
+                let mut session = model::load(&checkpoint, device, &LoadOptions::default()).await;
+                logits.push(bits(&model::logits(&mut session, &ids, Some(1)).await));
+            }
+            assert!(logits[0] == logits[1], "the logits differ");
+        }
+    });
 }
