@@ -2,5 +2,6 @@
 
 mod bisect;
 mod errors;
+mod flattened;
 mod promises;
 mod references;
