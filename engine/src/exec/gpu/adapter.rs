@@ -13,8 +13,8 @@ fn needed() -> Limits {
 /// Features that are used where an adapter has them.
 const WANTED: Features = Features::SUBGROUP;
 
-/// The process's one way to its GPUs. Kept for good: some drivers cannot be loaded again and again, and after some ten
-/// times show no adapter any more.
+/// The process's one way to its GPUs. Kept for good: with an instance for each opening, a process on an NVIDIA card saw no
+/// adapter any more after some tens of them, probably since the driver was loaded anew each time.
 fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
     INSTANCE.get_or_init(|| {
