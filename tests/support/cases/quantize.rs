@@ -2,10 +2,12 @@
 
 use crate::case::{Case, Check};
 use crate::rng::Rng;
-use plateau_shaders::{pack, quantize::flatten_quantize, quantize::quantize_dynamic};
+use crate::tolerance::FLOAT_SUM;
+use plateau_shaders::pack;
+use plateau_shaders::quantize::{flatten_quantize, gram, gram_f32, gram_i8, quantize_dynamic};
 
 pub fn cases() -> Vec<Case> {
-    [dynamic(), flatten()].concat()
+    [dynamic(), flatten(), gram_float(), gram_int()].concat()
 }
 
 fn dynamic() -> Vec<Case> {
@@ -153,4 +155,58 @@ fn flatten() -> Vec<Case> {
         }
     }
     cases
+}
+
+fn gram_float() -> Vec<Case> {
+    let shapes = [(1, 1), (3, 5), (16, 64), (17, 65), (33, 63), (100, 130)];
+    let case = |(rows, features): (u32, u32)| {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+        let params = gram::Params { rows, features };
+        let x = rng.outliers(rows as usize, features as usize, 2.0);
+        let before = rng.floats((features * features) as usize, 1.0);
+        Case::new(
+            &gram_f32::KERNEL,
+            format!("rows={rows} features={features} outliers"),
+            params,
+            gram::grid(&params),
+        )
+        .input(&x)
+        .output(&before, Check::Close(FLOAT_SUM))
+        .ops(u64::from(rows * features * features))
+    };
+    shapes.map(case).to_vec()
+}
+
+fn gram_int() -> Vec<Case> {
+    let shapes = [(1, 4), (3, 8), (16, 64), (17, 96), (33, 128), (100, 160)];
+    let case = |(rows, features): (u32, u32), extremes: bool| {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+        let params = gram::Params { rows, features };
+        let values: Vec<i8> = (0..rows * features)
+            .map(|_| {
+                if extremes {
+                    [-127, 127][rng.below(2) as usize]
+                } else {
+                    (rng.below(255) as i32 - 127) as i8
+                }
+            })
+            .collect();
+        let x: Vec<u32> = bytemuck::pod_collect_to_vec(&values);
+        let before: Vec<i32> = (0..features * features)
+            .map(|i| i as i32 * 1009 - 7)
+            .collect();
+        let inputs = if extremes { "extremes" } else { "any" };
+        Case::new(
+            &gram_i8::KERNEL,
+            format!("rows={rows} features={features} {inputs}"),
+            params,
+            gram::grid(&params),
+        )
+        .input(&x)
+        .output(&before, Check::Exact)
+        .ops(u64::from(rows * features * features))
+    };
+    let any = shapes.map(|shape| case(shape, false));
+    let extremes = shapes.map(|shape| case(shape, true));
+    [any, extremes].concat()
 }
