@@ -22,7 +22,8 @@ fn run(call: &mut Call<'_>) {
 pub fn reference(params: &Params, x: &[f32], h: &mut [f32]) {
     let features = params.features as usize;
     let x = &x[..params.rows as usize * features];
-    h.par_chunks_exact_mut(features)
+    h[..features * features]
+        .par_chunks_exact_mut(features)
         .enumerate()
         .for_each(|(a, h)| {
             let mut sums = vec![0.0_f64; features];

@@ -27,7 +27,8 @@ pub fn reference(params: &Params, x: &[u32], h: &mut [i32]) {
     for (words, values) in x.chunks_exact(words).zip(values.chunks_exact_mut(features)) {
         pack::unpack_i8(words, values);
     }
-    h.par_chunks_exact_mut(features)
+    h[..features * features]
+        .par_chunks_exact_mut(features)
         .enumerate()
         .for_each(|(a, h)| {
             for row in values.chunks_exact(features) {
