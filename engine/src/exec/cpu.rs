@@ -21,6 +21,10 @@ impl CpuExecutor {
         Ok(())
     }
 
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.shared.truncate(len);
+    }
+
     pub(super) fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
         let scratch: Result<_, DeviceError> = plan.scratch.iter().map(zeros).collect();
         let scratch = scratch?;

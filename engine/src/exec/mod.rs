@@ -171,6 +171,14 @@ impl Executor {
         }
     }
 
+    /// Frees the shared buffers from number `len` on. No prepared plan may use them any more.
+    pub fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Cpu(cpu) => cpu.truncate(len),
+            Self::Gpu(gpu) => gpu.truncate(len),
+        }
+    }
+
     /// Gets a plan ready: scratch memory, and on a GPU pipelines and bind groups.
     pub async fn prepare(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         Ok(PlanId(match self {

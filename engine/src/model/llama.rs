@@ -15,7 +15,7 @@ struct Scratch {
     activations: Activations,
 }
 
-/// Embedding and decoder layers: the residual stream, [rows, hidden].
+/// Embedding and decoder layers, as far as the part has them: the residual stream, [rows, hidden].
 pub(super) fn decoder(
     model: &Model,
     plan: &mut Plan,
@@ -35,14 +35,19 @@ pub(super) fn decoder(
         activated: plan.scratch("activated", n * u64::from(config.intermediate_size)),
         activations: activations(model, plan, rows),
     };
-    let x = plan.scratch("residual", n * u64::from(config.hidden_size));
-    ops::embedding(plan, &model.weights.embed_tokens.table, tokens, x, rows); // [rows, hidden]
-    for (i, layer) in model.weights.layers.iter().enumerate() {
+    let x = model
+        .step
+        .hidden
+        .unwrap_or_else(|| plan.scratch("residual", n * u64::from(config.hidden_size)));
+    if let (true, Some(table)) = (model.part.embedding, &model.weights.embed_tokens) {
+        ops::embedding(plan, &table.table, tokens, x, rows); // [rows, hidden]
+    }
+    for (i, layer) in model.part.layers.clone().zip(&model.weights.layers) {
         let shape = AttentionShape {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
-            window: config.windows[i].unwrap_or(0),
+            window: config.windows[i as usize].unwrap_or(0),
         };
         block(
             model,
@@ -50,7 +55,7 @@ pub(super) fn decoder(
             i,
             layer,
             shape,
-            model.kv_pools[i],
+            model.kv_pools[(i - model.part.layers.start) as usize],
             input,
             &scratch,
             x,
@@ -64,7 +69,7 @@ pub(super) fn decoder(
 fn block(
     model: &Model,
     plan: &mut Plan,
-    index: usize,
+    index: u32,
     layer: &DecoderLayer,
     shape: AttentionShape,
     pools: KvPools,
@@ -200,6 +205,8 @@ pub(super) fn head(
 ) -> BufferId {
     let config = &model.config;
     let hidden = config.hidden_size;
+    let weights = model.weights.head.as_ref();
+    let weights = weights.expect("logits are asked of a part with a head");
     let (x, rows) = match index {
         None => (x, rows),
         Some((index, count)) => {
@@ -209,7 +216,7 @@ pub(super) fn head(
         }
     };
     let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
-    let norm = model.weights.norm.buffer;
+    let norm = weights.norm.buffer;
     ops::rms_norm(
         plan,
         "norm".to_owned(),
@@ -224,7 +231,7 @@ pub(super) fn head(
     let quantized = activations(model, plan, rows);
     ops::projection(
         plan,
-        &model.weights.lm_head,
+        &weights.lm_head,
         normed,
         logits,
         rows,

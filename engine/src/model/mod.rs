@@ -6,8 +6,8 @@ mod weights;
 
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
-    DecoderLayer, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Source, TableWeights,
-    Weights, WeightsConfig,
+    DecoderLayer, HeadWeights, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Part,
+    Source, TableWeights, Weights, WeightsConfig,
 };
 
 use crate::checkpoint::ModelConfig;
@@ -54,12 +54,15 @@ pub struct StepBuffers {
     pub block_table: BufferId,
     /// [positions, head_dim / 2] (cos, sin)
     pub rope_table: BufferId,
+    /// [max_rows, hidden] f32, of a model that is a part: what its first layer takes and its last one leaves.
+    pub hidden: Option<BufferId>,
 }
 
 /// A model's weights, caches and step buffers, as names and sizes.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub config: ModelConfig,
+    pub part: Part,
     pub capacity: Capacity,
     /// Of the device that the plans are for.
     pub features: Features,
@@ -95,19 +98,22 @@ impl Model {
     /// Declares every buffer; no weight is read.
     pub fn new(
         config: ModelConfig,
+        part: Part,
         capacity: Capacity,
         features: Features,
         weights_config: &WeightsConfig<'_>,
     ) -> Self {
         let mut shared = SharedBuffers::default();
-        let weights = Weights::declare(&config, weights_config, &mut shared);
+        let weights = Weights::declare(&config, &part, weights_config, &mut shared);
         let weight_bytes = shared.bytes();
         let kv_words = u64::from(capacity.pages())
             * u64::from(config.num_key_value_heads * PAGE_SIZE)
             * u64::from(config.head_dim)
             * capacity.kv_type.bytes()
             / 4;
-        let kv_pools = (0..config.num_hidden_layers)
+        let kv_pools = part
+            .layers
+            .clone()
             .map(|layer| KvPools {
                 k: shared.add(format!("layers.{layer}.k_cache"), kv_words),
                 v: shared.add(format!("layers.{layer}.v_cache"), kv_words),
@@ -131,6 +137,8 @@ impl Model {
                 "step.rope_table",
                 u64::from(capacity.context_size) * u64::from(config.head_dim),
             ),
+            hidden: (part != Part::whole(&config))
+                .then(|| shared.add("step.hidden", rows * u64::from(config.hidden_size))),
         };
         let decode = SamplingBuffers {
             tokens: shared.add("decode.tokens", sequences),
@@ -141,6 +149,7 @@ impl Model {
         };
         Self {
             config,
+            part,
             capacity,
             features,
             weights,
@@ -153,7 +162,7 @@ impl Model {
         }
     }
 
-    /// The plan of one step.
+    /// The plan of one step. Logits, and so [`StepShape::Decode`], need a part with a head.
     pub fn step(&self, shape: &StepShape) -> Step {
         let mut plan = Plan::new(self.features);
         match *shape {

@@ -4,6 +4,7 @@ use crate::checkpoint::ModelConfig;
 use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, WeightFormat};
 use crate::plan::{BufferId, SharedBuffers};
 use crate::tensor::Bits;
+use std::ops::Range;
 
 /// How one linear is stored and fed.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,27 @@ pub struct WeightsConfig<'a> {
     pub table: WeightFormat,
     /// The largest buffer that can be bound, in bytes; larger weights are split by rows.
     pub max_buffer_bytes: u64,
+}
+
+/// Which pieces of a model there are: all of them, or some layers, for a program that has the others elsewhere or no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From tokens; otherwise from the hidden states that the host writes.
+    pub embedding: bool,
+    pub layers: Range<u32>,
+    /// To logits; otherwise to hidden states.
+    pub head: bool,
+}
+
+impl Part {
+    /// The whole model.
+    pub const fn whole(config: &ModelConfig) -> Self {
+        Self {
+            embedding: true,
+            layers: 0..config.num_hidden_layers,
+            head: true,
+        }
+    }
 }
 
 /// Inner dimension of an integer linear at most, so that no accumulator leaves i32: 16 * 8 * 127 * 131072 < 2^31 holds for
@@ -76,20 +98,28 @@ pub struct DecoderLayer {
     sources: Vec<Vec<Source>>,
 }
 
-/// Every weight of the model.
+/// Every weight of a part of the model.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    pub embed_tokens: TableWeights,
+    /// Of the embedding, and of a head that is tied to it.
+    pub embed_tokens: Option<TableWeights>,
     pub layers: Vec<DecoderLayer>,
+    pub head: Option<HeadWeights>,
+}
+
+/// Final norm and head.
+#[derive(Clone, Debug)]
+pub struct HeadWeights {
     pub norm: NormWeights,
     pub lm_head: Projection,
     /// `None` where the head is the embedding.
-    pub lm_head_table: Option<TableWeights>,
+    pub table: Option<TableWeights>,
 }
 
 impl Weights {
     pub(super) fn declare(
         config: &ModelConfig,
+        part: &Part,
         weights: &WeightsConfig<'_>,
         shared: &mut SharedBuffers,
     ) -> Self {
@@ -110,41 +140,37 @@ impl Weights {
             },
             name: name.to_owned(),
         };
-        let embed_tokens = table(shared, "model.embed_tokens");
-        let layers = (0..config.num_hidden_layers)
+        let tied = config.tie_word_embeddings;
+        let embed_tokens =
+            (part.embedding || part.head && tied).then(|| table(shared, "model.embed_tokens"));
+        let layers = part
+            .layers
+            .clone()
             .map(|layer| declare_layer(config, weights, shared, layer))
             .collect();
-        let norm = vector(
-            shared,
-            vec!["model.norm.weight".to_owned()],
-            config.hidden_size,
-        );
-        let lm_head_table = (!config.tie_word_embeddings).then(|| table(shared, "lm_head"));
-        let head = lm_head_table.as_ref().unwrap_or(&embed_tokens);
-        let lm_head = Projection {
-            in_features: config.hidden_size,
-            out_features: config.vocab_size,
-            linears: vec![Linear {
-                label: "lm_head".to_owned(),
-                in_features: config.hidden_size,
-                out_features: config.vocab_size,
-                first_out: 0,
-                format: weights.table,
-                input: match weights.table {
-                    WeightFormat::F32 | WeightFormat::F16 => Input::Float,
-                    WeightFormat::Int { .. } => Input::Dynamic(Bits::Int8),
-                },
-                static_buffers: None,
-                has_bias: false,
-                ranges: head.table.ranges.clone(),
-            }],
-        };
+        let head = part.head.then(|| {
+            let norm = vector(
+                shared,
+                vec!["model.norm.weight".to_owned()],
+                config.hidden_size,
+            );
+            let own = (!tied).then(|| table(shared, "lm_head"));
+            let head_table = own.as_ref().or(embed_tokens.as_ref());
+            let lm_head = declare_head(
+                config,
+                weights.table,
+                head_table.expect("a tied head has the embedding's table"),
+            );
+            HeadWeights {
+                norm,
+                lm_head,
+                table: own,
+            }
+        });
         Self {
             embed_tokens,
             layers,
-            norm,
-            lm_head,
-            lm_head_table,
+            head,
         }
     }
 
@@ -177,12 +203,13 @@ impl Weights {
                 .into_iter()
                 .chain(&layer.qk_norm)
         });
-        layers.chain([&self.norm])
+        layers.chain(self.head.as_ref().map(|head| &head.norm))
     }
 
     /// The embedding, and the head where it is another tensor.
     pub fn tables(&self) -> impl Iterator<Item = &TableWeights> {
-        [&self.embed_tokens].into_iter().chain(&self.lm_head_table)
+        let head = self.head.as_ref().and_then(|head| head.table.as_ref());
+        self.embed_tokens.iter().chain(head)
     }
 
     pub(super) fn parameters(&self, config: &ModelConfig) -> u64 {
@@ -198,6 +225,28 @@ impl Weights {
             * u64::from(config.vocab_size)
             * u64::from(config.hidden_size);
         linears + norms + tables
+    }
+}
+
+/// The head over the rows of `table`.
+fn declare_head(config: &ModelConfig, format: WeightFormat, table: &TableWeights) -> Projection {
+    Projection {
+        in_features: config.hidden_size,
+        out_features: config.vocab_size,
+        linears: vec![Linear {
+            label: "lm_head".to_owned(),
+            in_features: config.hidden_size,
+            out_features: config.vocab_size,
+            first_out: 0,
+            format,
+            input: match format {
+                WeightFormat::F32 | WeightFormat::F16 => Input::Float,
+                WeightFormat::Int { .. } => Input::Dynamic(Bits::Int8),
+            },
+            static_buffers: None,
+            has_bias: false,
+            ranges: table.table.ranges.clone(),
+        }],
     }
 }
 

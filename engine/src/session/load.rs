@@ -5,8 +5,8 @@ use crate::Error;
 use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
-    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Source, StepShape, TableWeights,
-    WeightsConfig,
+    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Part, Source, StepShape,
+    TableWeights, WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::plan::Features;
@@ -238,6 +238,7 @@ fn declare(
         .min(device.max_buffer_bytes);
     let model = Model::new(
         config.clone(),
+        Part::whole(config),
         capacity,
         device.features,
         &WeightsConfig {

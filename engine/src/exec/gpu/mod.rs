@@ -226,6 +226,10 @@ impl GpuExecutor {
         Ok(())
     }
 
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.shared.truncate(len);
+    }
+
     pub(super) async fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
         self.pipelines
             .compile(&self.device, &plan)
