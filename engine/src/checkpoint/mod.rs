@@ -16,7 +16,7 @@ pub use config::{
 };
 pub use error::{LoadError, LoadErrorKind};
 pub use folder::Folder;
-pub use names::{EMBEDDING, HEAD, LinearShape};
+pub use names::{EMBEDDING, Fold, HEAD, LinearGroup, LinearShape};
 pub use quantized::{
     ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat,
     MAX_PARTS, QUANT_METHOD, QuantizationConfig, check_flatten_map,
