@@ -1,0 +1,357 @@
+//! GPTQ: round a row of weights feature by feature, and let the features that are still to come make up for each error.
+//!
+//! [GPTQ](https://arxiv.org/abs/2210.17323), section 3, minimizes `(w - q s)ᵀ H (w - q s)` with `H = XᵀX` of the layer's inputs.
+//! After feature j is rounded, the features after it can be moved to their optimum given all errors so far. Written without
+//! the inverse of H: with `H = R Rᵀ`, R upper triangular in the order of rounding, the optimum of feature j is
+//!
+//! ```text
+//! target_j = w_j + sum over i < j of (R_ij / R_jj) * (w_i - q_i s_i)          q_j = round(target_j / s_j)
+//! ```
+//!
+//! and the objective is the sum over j of `R_jj² (target_j - q_j s_j)²`. This is the same sequence of roundings as the paper's
+//! (theorem 6 of [QuIP](https://arxiv.org/abs/2307.13304), which calls this form LDLQ) at a quarter of the work, since nothing is
+//! inverted. The sum over earlier errors is taken once for each panel of features, for many rows together: the paper's lazy
+//! batches.
+
+use super::grid::Grid;
+use super::linalg::{PANEL, Panels, multiply_add};
+use rayon::prelude::*;
+
+/// `XᵀX` of a layer's inputs.
+pub struct Hessian {
+    features: usize,
+    panels: Panels,
+}
+
+impl Hessian {
+    /// Of no inputs: zeros. Takes 4 bytes for each pair of features.
+    pub fn new(features: usize) -> Self {
+        Self {
+            features,
+            panels: Panels::zeros(features),
+        }
+    }
+
+    /// Adds integer inputs [rows, features], exactly.
+    pub fn add_i8(&mut self, x: &[i8]) {
+        // Rows whose products sum to less than 2^24, so that every f32 is exact: 1024 * 127² < 2^24.
+        const EXACT_ROWS: usize = 1024;
+        for x in x.chunks(EXACT_ROWS * self.features) {
+            self.panels.add_gram(x, self.features, f32::from);
+        }
+    }
+
+    /// Adds float inputs [rows, features]; sums over 128 rows are f32, sums of these f64.
+    pub fn add_f32(&mut self, x: &[f32]) {
+        const SHORT_ROWS: usize = 128;
+        for x in x.chunks(SHORT_ROWS * self.features) {
+            self.panels.add_gram(x, self.features, |x: f32| x);
+        }
+    }
+
+    /// Adds an `XᵀX` from elsewhere, [features, features]; its lower triangle is read.
+    pub fn add_matrix(&mut self, matrix: &[f32]) {
+        let features = self.features;
+        assert_eq!(matrix.len(), features * features, "a square matrix");
+        self.panels.par_panels().for_each(|(p, panel)| {
+            for (row, elements) in (p * PANEL..features).zip(panel.chunks_exact_mut(PANEL)) {
+                for (column, element) in (p * PANEL..features).zip(elements) {
+                    let (row, column) = (row.max(column), row.min(column));
+                    *element += f64::from(matrix[row * features + column]);
+                }
+            }
+        });
+    }
+
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
+    pub fn at(&self, row: usize, column: usize) -> f64 {
+        self.panels.at(row, column)
+    }
+
+    /// How much each feature matters: the sums of the squares of its inputs.
+    pub fn diagonal(&self) -> Vec<f64> {
+        (0..self.features).map(|i| self.at(i, i)).collect()
+    }
+
+    /// `deltaᵀ H delta`: the squared error of one output that a change of its weights makes, over all inputs.
+    pub fn objective(&self, delta: &[f64]) -> f64 {
+        let padded = |i: usize| delta.get(i).copied().unwrap_or(0.0);
+        let of_panel = |p: usize| {
+            let mut sum = 0.0;
+            let rows = self.panels.panel(p).chunks_exact(PANEL);
+            for (row, elements) in (p * PANEL..).zip(rows) {
+                for (column, element) in (p * PANEL..).zip(elements) {
+                    // Both halves, but for the square on the diagonal, which holds both.
+                    let times = if row < (p + 1) * PANEL { 1.0 } else { 2.0 };
+                    sum += times * padded(row) * element * padded(column);
+                }
+            }
+            sum
+        };
+        let sums: Vec<f64> = (0..self.panels.size() / PANEL)
+            .into_par_iter()
+            .map(of_panel)
+            .collect();
+        sums.iter().sum()
+    }
+}
+
+/// In which order features are rounded. Groups are by position in either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Order {
+    /// By position.
+    #[default]
+    Natural,
+    /// Those with the largest inputs first, while all others can still make up for them ("act order").
+    Descending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GptqConfig {
+    /// What is added to the diagonal, as a share of its mean. Features that flattening repeats depend on each other, so it
+    /// cannot be 0 there.
+    pub damping: f64,
+    pub order: Order,
+}
+
+impl Default for GptqConfig {
+    fn default() -> Self {
+        Self {
+            damping: 0.01,
+            order: Order::Natural,
+        }
+    }
+}
+
+/// Why a Hessian cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum GptqError {
+    #[error(
+        "feature {feature}: the sum of squared inputs is {found}, expected a finite number of 0 or more"
+    )]
+    Diagonal { feature: usize, found: f64 },
+    #[error("the Hessian has no Cholesky factor with damping up to {damping} of its mean diagonal")]
+    NotPositive { damping: f64 },
+}
+
+/// A Hessian's factor: serves every weight that reads the same inputs, and every grid.
+pub struct Factor {
+    features: usize,
+    /// Unit lower triangular: column b below the diagonal has R_ij / R_jj, feature j at b. Positions run against the order of
+    /// rounding, so that the errors of earlier features lie below.
+    columns: Panels,
+    /// R_jj² of each position.
+    pivots: Vec<f64>,
+    /// Added to the diagonal at each position.
+    damping: Vec<f64>,
+    /// The feature at each position.
+    feature_at: Vec<usize>,
+    /// What was added, as a share of the mean diagonal: more than asked where the factorization needed it.
+    pub damping_share: f64,
+}
+
+impl Factor {
+    /// Damping is raised tenfold, several times, until there is a factor. Takes 4 bytes for each pair of features.
+    pub fn new(hessian: &Hessian, config: GptqConfig) -> Result<Self, GptqError> {
+        const TRIES: u32 = 12;
+        /// What a damping of 0 is raised to.
+        const LEAST_SHARE: f64 = 1e-6;
+        let features = hessian.features;
+        let diagonal = hessian.diagonal();
+        let bad = |value: &f64| !(value.is_finite() && *value >= 0.0);
+        if let Some(feature) = diagonal.iter().position(bad) {
+            let found = diagonal[feature];
+            return Err(GptqError::Diagonal { feature, found });
+        }
+        let mut feature_at: Vec<usize> = (0..features).collect();
+        if config.order == Order::Descending {
+            feature_at.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
+        }
+        feature_at.reverse();
+        let mean = diagonal.iter().sum::<f64>() / features.max(1) as f64;
+        let mut share = config.damping;
+        for _ in 0..TRIES {
+            // A feature that is always 0 is on its own, whatever its diagonal.
+            let damping_of = |feature: usize| match share * mean {
+                added if diagonal[feature] + added > 0.0 => added,
+                _ => 1.0,
+            };
+            let mut columns = Panels::from_fn(features, |row, column| {
+                match (feature_at.get(row), feature_at.get(column)) {
+                    (Some(&i), Some(&j)) if i == j => diagonal[i] + damping_of(i),
+                    (Some(&i), Some(&j)) => hessian.at(i, j),
+                    _ => f64::from(u8::from(row == column)),
+                }
+            });
+            if columns.factorize() {
+                let pivots = normalize(&mut columns);
+                let damping = feature_at.iter().map(|&feature| damping_of(feature));
+                return Ok(Self {
+                    features,
+                    columns,
+                    pivots,
+                    damping: damping.collect(),
+                    feature_at,
+                    damping_share: share,
+                });
+            }
+            share = (share * 10.0).max(LEAST_SHARE);
+        }
+        Err(GptqError::NotPositive { damping: share })
+    }
+
+    pub fn features(&self) -> usize {
+        self.features
+    }
+}
+
+/// From `L` to the unit lower triangular `L diag(L)^-1`, and the squares of the diagonal.
+fn normalize(columns: &mut Panels) -> Vec<f64> {
+    let normalize = |(_, panel): (usize, &mut Vec<f64>)| {
+        let diagonal: [f64; PANEL] = std::array::from_fn(|c| panel[c * PANEL + c]);
+        for row in panel.chunks_exact_mut(PANEL) {
+            for (element, diagonal) in row.iter_mut().zip(diagonal) {
+                *element /= diagonal;
+            }
+        }
+        diagonal.map(|root| root * root)
+    };
+    let pivots: Vec<[f64; PANEL]> = columns.par_panels().map(normalize).collect();
+    pivots.into_flattened()
+}
+
+/// Quantized weights, and what they cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gptq {
+    /// [rows, features].
+    pub q: Vec<i8>,
+    /// `(w - q s)ᵀ H (w - q s)` of each row.
+    pub errors: Vec<f64>,
+    /// The same, had the row been rounded to nearest.
+    pub rounding_errors: Vec<f64>,
+}
+
+impl Gptq {
+    /// Rows that GPTQ made better than rounding does; the others are rounded.
+    pub fn improved_rows(&self) -> usize {
+        let pairs = self.errors.iter().zip(&self.rounding_errors);
+        pairs.filter(|(error, rounding)| error < rounding).count()
+    }
+}
+
+/// Rows that are quantized together.
+const ROWS: usize = 16;
+/// A pass over a chunk follows GPTQ's errors and those of rounding side by side.
+const LANES: usize = 2 * ROWS;
+
+/// Quantizes `w` [rows, features] to `grid`, fitted to the same rows. Each row is the better of GPTQ's and the rounded one by
+/// the objective.
+pub fn gptq(w: &[f32], factor: &Factor, grid: &Grid) -> Gptq {
+    let features = factor.features;
+    assert_eq!(grid.features, features, "a grid for these features");
+    let mut q = vec![0; w.len()];
+    let objectives: Vec<[Vec<f64>; 2]> = q
+        .par_chunks_mut(ROWS * features)
+        .zip(w.par_chunks(ROWS * features))
+        .enumerate()
+        .map(|(chunk, (q, w))| quantize_chunk(chunk * ROWS, w, q, factor, grid))
+        .collect();
+    let [mut errors, mut rounding_errors] = [Vec::new(), Vec::new()];
+    for [chunk, rounding_chunk] in objectives {
+        errors.extend(chunk);
+        rounding_errors.extend(rounding_chunk);
+    }
+    Gptq {
+        q,
+        errors,
+        rounding_errors,
+    }
+}
+
+/// At most [`ROWS`] rows from `first_row` on. Returns the objectives of what is kept, and of rounding.
+fn quantize_chunk(
+    first_row: usize,
+    w: &[f32],
+    q: &mut [i8],
+    factor: &Factor,
+    grid: &Grid,
+) -> [Vec<f64>; 2] {
+    let features = factor.features;
+    let size = factor.columns.size();
+    let rows = w.len() / features;
+    // w - q s at each position: GPTQ's rows, then the rounded ones.
+    let mut errors = vec![0.0; size * LANES];
+    let mut objectives = [0.0; LANES];
+    for p in (0..size / PANEL).rev() {
+        let panel = factor.columns.panel(p);
+        let below = (p + 1) * PANEL;
+        let mut sums = earlier_errors(&errors[below * LANES..], &panel[PANEL * PANEL..]);
+        for c in (0..PANEL).rev() {
+            let position = p * PANEL + c;
+            let Some(&feature) = factor.feature_at.get(position) else {
+                continue;
+            };
+            let errors = &mut errors[position * LANES..][..LANES];
+            for lane in 0..LANES {
+                let row = lane % ROWS;
+                if row >= rows {
+                    continue;
+                }
+                let weight = f64::from(w[row * features + feature]);
+                let step = grid.step(first_row + row, feature);
+                let moved = sums[lane][c];
+                let rounded = if lane < ROWS {
+                    step.round(weight + moved)
+                } else {
+                    step.round(weight)
+                };
+                if lane < ROWS {
+                    q[row * features + feature] = rounded as i8;
+                }
+                let error = weight - rounded * step.size;
+                errors[lane] = error;
+                let residual = error + moved;
+                objectives[lane] += factor.pivots[position] * (residual * residual)
+                    - factor.damping[position] * (error * error);
+                for earlier in 0..c {
+                    sums[lane][earlier] += error * panel[c * PANEL + earlier];
+                }
+            }
+        }
+    }
+    // The subtraction of the damping may leave less than nothing.
+    let objectives = objectives.map(|objective| objective.max(0.0));
+    let (of_gptq, of_rounding) = objectives.split_at(ROWS);
+    let mut kept = of_gptq[..rows].to_vec();
+    for row in 0..rows {
+        if of_rounding[row] <= of_gptq[row] {
+            kept[row] = of_rounding[row];
+            let (at, end) = (row * features, (row + 1) * features);
+            q[at..end].copy_from_slice(&grid.round_row(first_row + row, &w[at..end]));
+        }
+    }
+    [kept, of_rounding[..rows].to_vec()]
+}
+
+/// `sums[lane][c] = sum over the positions below of errors[position][lane] * column c`.
+fn earlier_errors(errors: &[f64], panel: &[f64]) -> [[f64; PANEL]; LANES] {
+    /// Lanes of one kernel call: what fits in registers.
+    const LANES_AT_ONCE: usize = 2;
+    /// Positions of one call: their part of the panel stays in the nearest cache.
+    const POSITIONS: usize = 256;
+    let mut sums = [[0.0; PANEL]; LANES];
+    let parts = errors
+        .chunks(POSITIONS * LANES)
+        .zip(panel.chunks(POSITIONS * PANEL));
+    for (errors, panel) in parts {
+        for (at, sums) in sums.chunks_exact_mut(LANES_AT_ONCE).enumerate() {
+            let sums: &mut [[f64; PANEL]; LANES_AT_ONCE] =
+                sums.try_into().expect("chunks_exact_mut gives this many");
+            multiply_add(&errors[at * LANES_AT_ONCE..], LANES, panel, sums);
+        }
+    }
+    sums
+}

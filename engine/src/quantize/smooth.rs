@@ -1,0 +1,84 @@
+//! Smoothing: a part of the activations' outliers moves into the weights, at no cost at run time.
+//!
+//! [SmoothQuant](https://arxiv.org/abs/2211.10438), eq. 3 and 4: `Y = (X / s) (s W)` for any positive s per input channel, and
+//! `s_j = absmax(X_j)^a / absmax(W_j)^(1 - a)`. The division is folded into whatever makes X (the rows of its weight, and its
+//! bias), the product into the columns of every weight that reads X.
+
+/// Bounds of a scale: beyond them a folded weight would leave the range of halves long before it helped.
+const SCALE_RANGE: [f64; 2] = [1e-5, 1e5];
+
+/// s of each input channel, from the largest magnitudes of X and of all weights that read it. 1 where either is 0.
+/// `migration_strength` is a of the formula: 0 leaves X as it is large, 1 makes every channel of X equal.
+pub fn smoothing_scales(x_absmax: &[f32], w_absmax: &[f32], migration_strength: f32) -> Vec<f32> {
+    assert_eq!(x_absmax.len(), w_absmax.len(), "a maximum for each channel");
+    let a = f64::from(migration_strength);
+    let scale = |(&x, &w): (&f32, &f32)| {
+        if x == 0.0 || w == 0.0 {
+            return 1.0;
+        }
+        let scale = libm::pow(x.into(), a) / libm::pow(w.into(), 1.0 - a);
+        scale.clamp(SCALE_RANGE[0], SCALE_RANGE[1]) as f32
+    };
+    x_absmax.iter().zip(w_absmax).map(scale).collect()
+}
+
+/// The largest magnitude of each column of `w` [rows, columns] is put into `absmax` [columns] where it is larger: over several
+/// weights that read one input, or several batches of rows of X.
+pub fn widen_column_absmax(absmax: &mut [f32], w: &[f32]) {
+    for row in w.chunks_exact(absmax.len()) {
+        for (absmax, w) in absmax.iter_mut().zip(row) {
+            *absmax = absmax.max(w.abs());
+        }
+    }
+}
+
+/// The producer's side of the fold: row i of `w` [scales, columns] is divided by `scales[i]`. A norm's weight and a bias are
+/// one column.
+pub fn divide_rows(w: &mut [f32], scales: &[f32]) {
+    let columns = w.len() / scales.len();
+    for (row, scale) in w.chunks_exact_mut(columns).zip(scales) {
+        row.iter_mut().for_each(|w| *w /= scale);
+    }
+}
+
+/// The consumer's side of the fold: column j of `w` [rows, scales] is multiplied by `scales[j]`.
+pub fn multiply_columns(w: &mut [f32], scales: &[f32]) {
+    for row in w.chunks_exact_mut(scales.len()) {
+        for (w, scale) in row.iter_mut().zip(scales) {
+            *w *= scale;
+        }
+    }
+}
+
+/// How attention's heads share values: query head h reads KV head `h / (num_heads / num_kv_heads)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    pub num_heads: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// The largest of each KV head's channels over the query heads that it serves:
+    /// [num_heads * head_dim] to [num_kv_heads * head_dim].
+    pub fn absmax_of_kv(&self, absmax: &[f32]) -> Vec<f32> {
+        let mut of_kv = vec![0.0_f32; self.num_kv_heads * self.head_dim];
+        for (channel, &absmax) in absmax.iter().enumerate() {
+            let of_kv = &mut of_kv[self.kv_channel(channel)];
+            *of_kv = of_kv.max(absmax);
+        }
+        of_kv
+    }
+
+    /// The scales of KV channels for each query head: [num_kv_heads * head_dim] to [num_heads * head_dim].
+    pub fn for_query_heads(&self, scales: &[f32]) -> Vec<f32> {
+        (0..self.num_heads * self.head_dim)
+            .map(|channel| scales[self.kv_channel(channel)])
+            .collect()
+    }
+
+    fn kv_channel(&self, channel: usize) -> usize {
+        let kv_head = channel / self.head_dim / (self.num_heads / self.num_kv_heads);
+        kv_head * self.head_dim + channel % self.head_dim
+    }
+}
