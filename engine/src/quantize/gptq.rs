@@ -288,7 +288,14 @@ fn quantize_chunk(
     for p in (0..size / PANEL).rev() {
         let panel = factor.columns.panel(p);
         let below = (p + 1) * PANEL;
-        let mut sums = earlier_errors(&errors[below * LANES..], &panel[PANEL * PANEL..]);
+        // [LANES, PANEL]: what the errors of earlier features ask of these.
+        let mut sums = [0.0; LANES * PANEL];
+        let earlier_errors = &errors[below * LANES..];
+        multiply_add(
+            |lane, at| earlier_errors[at * LANES + lane],
+            &panel[PANEL * PANEL..],
+            &mut sums,
+        );
         for c in (0..PANEL).rev() {
             let position = p * PANEL + c;
             let Some(&feature) = factor.feature_at.get(position) else {
@@ -302,7 +309,8 @@ fn quantize_chunk(
                 }
                 let weight = f64::from(w[row * features + feature]);
                 let step = grid.step(first_row + row, feature);
-                let moved = sums[lane][c];
+                let sums = &mut sums[lane * PANEL..][..PANEL];
+                let moved = sums[c];
                 let rounded = if lane < ROWS {
                     step.round(weight + moved)
                 } else {
@@ -316,8 +324,9 @@ fn quantize_chunk(
                 let residual = error + moved;
                 objectives[lane] += factor.pivots[position] * (residual * residual)
                     - factor.damping[position] * (error * error);
-                for earlier in 0..c {
-                    sums[lane][earlier] += error * panel[c * PANEL + earlier];
+                // Columns before this one are rounded after it.
+                for (sum, &factor) in sums[..c].iter_mut().zip(&panel[c * PANEL..]) {
+                    *sum += error * factor;
                 }
             }
         }
@@ -334,24 +343,4 @@ fn quantize_chunk(
         }
     }
     [kept, of_rounding[..rows].to_vec()]
-}
-
-/// `sums[lane][c] = sum over the positions below of errors[position][lane] * column c`.
-fn earlier_errors(errors: &[f64], panel: &[f64]) -> [[f64; PANEL]; LANES] {
-    /// Lanes of one kernel call: what fits in registers.
-    const LANES_AT_ONCE: usize = 2;
-    /// Positions of one call: their part of the panel stays in the nearest cache.
-    const POSITIONS: usize = 256;
-    let mut sums = [[0.0; PANEL]; LANES];
-    let parts = errors
-        .chunks(POSITIONS * LANES)
-        .zip(panel.chunks(POSITIONS * PANEL));
-    for (errors, panel) in parts {
-        for (at, sums) in sums.chunks_exact_mut(LANES_AT_ONCE).enumerate() {
-            let sums: &mut [[f64; PANEL]; LANES_AT_ONCE] =
-                sums.try_into().expect("chunks_exact_mut gives this many");
-            multiply_add(&errors[at * LANES_AT_ONCE..], LANES, panel, sums);
-        }
-    }
-    sums
 }

@@ -1,40 +1,52 @@
 //! The linear algebra of the quantizer: symmetric matrices in panels, their Cholesky factor, and one product kernel.
 //!
 //! Every number is the same on every machine and for any number of threads: threads share out whole outputs, each of which is
-//! one chain of separate multiplications and additions in a fixed order. The loops over [`PANEL`] columns are independent, so
-//! a compiler can use vectors without changing a bit.
+//! one chain of separate multiplications and additions in a fixed order. The innermost loops run over the columns of a panel,
+//! which do not depend on each other, so a compiler can use vectors without changing a bit.
 
 use rayon::prelude::*;
-use std::ops::{AddAssign, Mul};
+use std::ops::{Add, Mul};
 
-/// Columns of a panel.
-pub const PANEL: usize = 8;
+/// Columns of a panel: long enough that the innermost loop stays a loop, which is what compilers make vectors of.
+pub const PANEL: usize = 32;
 /// Panels that one step of the factorization eliminates together: what bounds its traffic of memory.
-const BLOCK_PANELS: usize = 16;
-/// Rows of a panel that one thread takes at a time.
-const STRIP_ROWS: usize = 64;
+const BLOCK_PANELS: usize = 4;
+/// Elements of a square on the diagonal of a matrix, at the top of a panel.
+const SQUARE: usize = PANEL * PANEL;
 
 /// f32 or f64.
-pub trait Real: Copy + Default + Mul<Output = Self> + AddAssign + Into<f64> + Send + Sync {}
+pub trait Real:
+    Copy + Default + Mul<Output = Self> + Add<Output = Self> + Into<f64> + Send + Sync
+{
+}
 impl Real for f32 {}
 impl Real for f64 {}
 
-/// `sums[r][c] += sum over k of a[k * stride + r] * b[k * PANEL + c]`, k ascending.
-pub fn multiply_add<T: Real, const ROWS: usize>(
-    a: &[T],
-    stride: usize,
-    b: &[T],
-    sums: &mut [[T; PANEL]; ROWS],
-) {
-    let mut local = *sums;
-    for (a, b) in a.chunks(stride).zip(b.chunks_exact(PANEL)) {
-        for (sums, &a) in local.iter_mut().zip(&a[..ROWS]) {
-            for (sum, &b) in sums.iter_mut().zip(b) {
-                *sum += a * b;
+/// `sums[r][c] += sum over k of a(r, k) * b[k][c]`, k ascending, for `b` [any, PANEL] and `sums` [any, PANEL].
+pub fn multiply_add<T: Real>(a: impl Fn(usize, usize) -> T, b: &[T], sums: &mut [T]) {
+    /// Terms for each time that a sum is read and written.
+    const TERMS: usize = 4;
+    let whole = b.len() / PANEL / TERMS * TERMS;
+    let (by_four, rest) = b.split_at(whole * PANEL);
+    for (group, b) in by_four.chunks_exact(TERMS * PANEL).enumerate() {
+        let (b01, b23) = b.split_at(2 * PANEL);
+        let ((b0, b1), (b2, b3)) = (b01.split_at(PANEL), b23.split_at(PANEL));
+        for (r, sums) in sums.chunks_exact_mut(PANEL).enumerate() {
+            let [a0, a1, a2, a3] = std::array::from_fn(|at| a(r, group * TERMS + at));
+            let terms = b0.iter().zip(b1).zip(b2.iter().zip(b3));
+            for (sum, ((&b0, &b1), (&b2, &b3))) in sums.iter_mut().zip(terms) {
+                *sum = *sum + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3;
             }
         }
     }
-    *sums = local;
+    for (at, b) in rest.chunks_exact(PANEL).enumerate() {
+        for (r, sums) in sums.chunks_exact_mut(PANEL).enumerate() {
+            let a = a(r, whole + at);
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = *sum + a * b;
+            }
+        }
+    }
 }
 
 /// A symmetric matrix, or the factor of one: the lower triangle in panels of [`PANEL`] columns. Panel p has the rows from its
@@ -96,8 +108,6 @@ impl Panels {
         features: usize,
         element: impl Fn(X) -> T + Sync,
     ) {
-        const ROWS: usize = 4;
-        const { assert!(PANEL % ROWS == 0) }
         let rows = x.len() / features;
         // Panel p of X: [rows, PANEL], zeros in the padding.
         let pack = |p: usize| {
@@ -111,26 +121,13 @@ impl Panels {
             panel
         };
         let packed: Vec<Vec<T>> = (0..self.panels.len()).into_par_iter().map(pack).collect();
-        // Several panels a thread, so that a packed panel is read from memory once for all of them.
-        const SHARED: usize = 4;
-        let groups = self.panels.par_chunks_mut(SHARED).enumerate();
-        groups.for_each(|(group, panels)| {
-            let first = group * SHARED;
-            for (below, a) in packed.iter().enumerate().skip(first) {
-                for (at, panel) in panels.iter_mut().enumerate().take(below - first + 1) {
-                    let rows = &mut panel[(below - first - at) * PANEL * PANEL..][..PANEL * PANEL];
-                    for (quarter, rows) in rows.chunks_exact_mut(ROWS * PANEL).enumerate() {
-                        let mut sums = [[T::default(); PANEL]; ROWS];
-                        multiply_add(
-                            &a[(quarter * ROWS).min(a.len())..],
-                            PANEL,
-                            &packed[first + at],
-                            &mut sums,
-                        );
-                        for (element, &sum) in rows.iter_mut().zip(sums.as_flattened()) {
-                            *element += sum.into();
-                        }
-                    }
+        self.par_panels().for_each(|(p, panel)| {
+            let squares = panel.chunks_exact_mut(SQUARE).zip(&packed[p..]);
+            for (square, below) in squares {
+                let mut sums = [T::default(); SQUARE];
+                multiply_add(|r, k| below[k * PANEL + r], &packed[p], &mut sums);
+                for (element, &sum) in square.iter_mut().zip(&sums) {
+                    *element += sum.into();
                 }
             }
         });
@@ -162,70 +159,59 @@ impl Panels {
 /// `panel[i][c] -= sum over the columns m of the panels in block of L[i][m] * L[p * PANEL + c][m]`, where `panel` is number p
 /// and `block` starts at number `first`.
 fn subtract_products(block: &[Vec<f64>], first: usize, p: usize, panel: &mut [f64]) {
-    // Rows of `panel` within a panel of the block.
-    let rows_of = |at: usize| &block[at][(p - first - at) * PANEL * PANEL..];
-    // Row m: L[p * PANEL + c][m] for each c.
-    let mut transposed = vec![[0.0; PANEL]; block.len() * PANEL];
-    for at in 0..block.len() {
-        for (c, row) in rows_of(at).chunks_exact(PANEL).take(PANEL).enumerate() {
-            for (m, &value) in row.iter().enumerate() {
-                transposed[at * PANEL + m][c] = value;
-            }
+    // Each panel of the block, from the first row of `panel` on.
+    let block: Vec<&[f64]> = block
+        .iter()
+        .enumerate()
+        .map(|(at, rows)| &rows[(p - first - at) * SQUARE..])
+        .collect();
+    let tops: Vec<[f64; SQUARE]> = block.iter().map(|rows| transposed(rows)).collect();
+    let squares = panel.par_chunks_exact_mut(SQUARE).enumerate();
+    squares.for_each(|(at, square)| {
+        let mut sums = [0.0; SQUARE];
+        for (rows, top) in block.iter().zip(&tops) {
+            let rows = &rows[at * SQUARE..][..SQUARE];
+            multiply_add(|r, k| rows[r * PANEL + k], top, &mut sums);
         }
-    }
-    const ROWS: usize = 2;
-    let strips = panel.par_chunks_mut(STRIP_ROWS * PANEL).enumerate();
-    strips.for_each(|(strip, rows)| {
-        for (pair, rows) in rows.chunks_exact_mut(ROWS * PANEL).enumerate() {
-            let mut sums = [[0.0; PANEL]; ROWS];
-            for at in 0..block.len() {
-                let a = &rows_of(at)[(strip * STRIP_ROWS + pair * ROWS) * PANEL..][..ROWS * PANEL];
-                let b = &transposed[at * PANEL..][..PANEL];
-                for (m, b) in b.iter().enumerate() {
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let a = a[r * PANEL + m];
-                        for (sum, &b) in sums.iter_mut().zip(b) {
-                            *sum += a * b;
-                        }
-                    }
-                }
-            }
-            for (element, &sum) in rows.iter_mut().zip(sums.as_flattened()) {
-                *element -= sum;
-            }
+        for (element, sum) in square.iter_mut().zip(sums) {
+            *element -= sum;
         }
     });
 }
 
-/// Factorizes the triangle at the top of a panel and divides the rows below by it.
+/// The square at the top of a panel, transposed.
+fn transposed(panel: &[f64]) -> [f64; SQUARE] {
+    std::array::from_fn(|at| panel[at % PANEL * PANEL + at / PANEL])
+}
+
+/// Factorizes the square at the top of a panel and divides the rows below by it.
 fn finish_panel(panel: &mut [f64]) -> bool {
-    let (triangle, below) = panel.split_at_mut(PANEL * PANEL);
+    let (square, below) = panel.split_at_mut(SQUARE);
     for j in 0..PANEL {
-        let pivot = triangle[j * PANEL + j];
+        let pivot = square[j * PANEL + j];
         if !(pivot.is_finite() && pivot > 0.0) {
             return false;
         }
         let root = pivot.sqrt();
-        triangle[j * PANEL + j] = root;
+        square[j * PANEL + j] = root;
         for i in j + 1..PANEL {
-            triangle[i * PANEL + j] /= root;
+            square[i * PANEL + j] /= root;
+            square[j * PANEL + i] = 0.0;
         }
         for i in j + 1..PANEL {
             for k in j + 1..=i {
-                triangle[i * PANEL + k] -= triangle[i * PANEL + j] * triangle[k * PANEL + j];
+                square[i * PANEL + k] -= square[i * PANEL + j] * square[k * PANEL + j];
             }
         }
-        for k in j + 1..PANEL {
-            triangle[j * PANEL + k] = 0.0;
-        }
     }
-    let triangle = &*triangle;
-    below.par_chunks_mut(STRIP_ROWS * PANEL).for_each(|rows| {
+    let columns = transposed(square);
+    below.par_chunks_exact_mut(SQUARE).for_each(|rows| {
         for row in rows.chunks_exact_mut(PANEL) {
-            for j in 0..PANEL {
-                row[j] /= triangle[j * PANEL + j];
-                for k in j + 1..PANEL {
-                    row[k] -= row[j] * triangle[k * PANEL + j];
+            for (j, column) in columns.chunks_exact(PANEL).enumerate() {
+                row[j] /= column[j];
+                let value = row[j];
+                for (element, &factor) in row[j + 1..].iter_mut().zip(&column[j + 1..]) {
+                    *element -= value * factor;
                 }
             }
         }
