@@ -81,3 +81,18 @@ pub const SAME_FORMULA: Tolerance = Tolerance {
     absolute: 0.0,
     relative: 1e-12,
 };
+
+/// The quantizer's objective from the damped Hessian's factor, less what the damping adds: sums in f64 of which a part
+/// cancels, a few thousand roundings of 2^-53.
+pub const DAMPED_OBJECTIVE: Tolerance = Tolerance {
+    name: "objective from a damped factor",
+    absolute: 1e-12,
+    relative: 1e-9,
+};
+
+/// A value rounded to the nearest step lies within half a step, but for the roundings of the value's quotient.
+pub const HALF_STEP: Tolerance = Tolerance {
+    name: "half a step",
+    absolute: 0.0,
+    relative: 1e-6,
+};

@@ -168,7 +168,7 @@ impl FlatMap {
 }
 
 fn pad_to_word(features: usize, words: &mut Vec<u32>) {
-    while !words.is_empty() && (features + words.len()) % WORD_CHANNELS != 0 {
+    while !words.is_empty() && !(features + words.len()).is_multiple_of(WORD_CHANNELS) {
         words.push(FLATTEN_PADDING);
     }
 }
