@@ -3,7 +3,9 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use plateau::exec::DeviceChoice;
-use plateau::tensor::{KvType, Quant};
+use plateau::quantize::outliers::Outliers;
+use plateau::quantize::recipe::{RECIPES, Recipe, Smoothing};
+use plateau::tensor::{Granularity, KvType, Quant};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -344,13 +346,15 @@ pub struct Bench {
 
 /// Write a quantized copy of a float model
 ///
-/// Every linear of the decoder is rounded to nearest; embedding and head become INT8 for each row.
+/// Runs sample text through the model, chooses scales, bits and flatten maps layer by layer, and writes a folder that every other
+/// command loads. A recipe says which steps there are; each knob below changes one thing of it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = recipe_help("\
 Examples:
-  plateau quantize ./my-model ./my-model-w4a8 --quant w4a8
-  plateau quantize ./my-model ./my-model-w4a8-g64 --quant w4a8 --group-size 64
-  plateau generate -m ./my-model-w4a8 \"Once upon a time\"")]
+  plateau quantize ./my-model ./my-model-w4a8 --calib book.txt
+  plateau quantize ./my-model ./my-model-fq --recipe flattenquant --calib book.txt --report report.json
+  plateau quantize ./my-model ./my-model-w4 --recipe rtn-w4a8
+  plateau generate -m ./my-model-w4a8 \"Once upon a time\""))]
 pub struct Quantize {
     /// Folder in Hugging Face layout, or owner/name in the local Hugging Face cache
     #[arg(value_name = "MODEL")]
@@ -358,18 +362,85 @@ pub struct Quantize {
     /// Folder to write; made where it does not exist
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
-    /// Bits of weights and activations
-    #[arg(long, value_name = "FORMAT", value_parser = integer_quant())]
-    pub quant: Quant,
-    /// Features that share a multiplier of the channel's scale, for INT4 weights; 0 is none
-    #[arg(long, value_name = "N", default_value = "0", value_parser = group_size())]
-    pub group_size: u32,
-    /// One weight scale for each tensor instead of one for each output channel
+    /// Which steps, and their settings
+    #[arg(long, value_name = "NAME", default_value = "flattenquant-w4a8", value_parser = recipe())]
+    pub recipe: Recipe,
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    #[command(flatten)]
+    pub knobs: KnobArgs,
+    /// Put outliers into the float model first, without changing what it computes: SHARE of the channels of each norm are
+    /// scaled by LOWEST to HIGHEST
+    #[arg(long, value_name = "SHARE,LOWEST,HIGHEST", num_args = 0..=1, default_missing_value = "0.02,5,60", value_parser = outliers)]
+    pub inject_outliers: Option<Outliers>,
+    /// Say what would be written, and write nothing
     #[arg(long)]
-    pub per_tensor: bool,
+    pub dry_run: bool,
+    /// Write what was chosen and measured as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArg,
     /// Write into OUT even where it has other files (another model is never overwritten)
     #[arg(long)]
     pub force: bool,
+}
+
+/// The sample text.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Calibration")]
+pub struct CalibrationArgs {
+    /// Text like that which the model will see; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub calib: Option<PathBuf>,
+    /// Windows of the text that are run; fewer where the text has fewer
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub nsamples: u32,
+    /// Tokens of a window, the first one <s> where the model has it [default: 512, or the model's context]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub seqlen: Option<u32>,
+    /// Chooses the windows, and the channels of --inject-outliers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// What changes a recipe.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Knobs [default: the recipe's]")]
+pub struct KnobArgs {
+    /// Features that share a multiplier of the channel's scale, for INT4 weights; 0 is none
+    #[arg(long, value_name = "N", value_parser = group_size())]
+    pub group_size: Option<u32>,
+    /// One weight scale for each output channel, or one for each tensor
+    #[arg(long, value_name = "OF", value_parser = weight_scale())]
+    pub weight_scale: Option<Granularity>,
+    /// off, search, or SmoothQuant's migration strength from 0 to 1
+    #[arg(long, value_name = "HOW", value_parser = smoothing)]
+    pub smooth: Option<Smoothing>,
+    /// Channels that flattening may add, as a share of a linear's inputs, where activations are INT4
+    #[arg(long, value_name = "SHARE", value_parser = not_negative)]
+    pub added_int4: Option<f32>,
+    /// The same where activations are INT8
+    #[arg(long, value_name = "SHARE", value_parser = not_negative)]
+    pub added_int8: Option<f32>,
+    /// Share of the linears' work in INT4 by INT4, for recipes that mix
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub int4_share: Option<f32>,
+    /// Whether weights are rounded by GPTQ
+    #[arg(long, value_name = "ON", value_parser = on_off)]
+    pub gptq: Option<bool>,
+    /// GPTQ: what is added to the Hessian's diagonal, as a share of its mean
+    #[arg(long, value_name = "SHARE", value_parser = not_negative)]
+    pub damping: Option<f32>,
+    /// GPTQ: round the features with the largest inputs first
+    #[arg(long, value_name = "ON", value_parser = on_off)]
+    pub act_order: Option<bool>,
+    /// Whether weight scales are searched for, clipping the largest weights
+    #[arg(long, value_name = "ON", value_parser = on_off)]
+    pub clip: Option<bool>,
+    /// Whether keys and values of the first token <s> are stored as floats
+    #[arg(long, value_name = "ON", value_parser = on_off)]
+    pub prefix: Option<bool>,
 }
 
 /// Print a completion script for a shell
@@ -388,9 +459,69 @@ fn quant() -> impl TypedValueParser<Value = Quant> {
     PossibleValuesParser::new(Quant::ALL.map(Quant::name)).try_map(|name| name.parse::<Quant>())
 }
 
-fn integer_quant() -> impl TypedValueParser<Value = Quant> {
-    PossibleValuesParser::new([Quant::W8A8, Quant::W4A8, Quant::W4A4].map(Quant::name))
-        .try_map(|name| name.parse::<Quant>())
+/// The recipes, a line each, and what follows.
+fn recipe_help(examples: &str) -> String {
+    let width = RECIPES
+        .map(|(name, _)| name.len())
+        .into_iter()
+        .max()
+        .unwrap_or(0);
+    let lines = RECIPES.map(|(name, what)| format!("  {name:width$}  {what}\n"));
+    format!("Recipes:\n{}\n{examples}", lines.concat())
+}
+
+fn recipe() -> impl TypedValueParser<Value = Recipe> {
+    PossibleValuesParser::new(RECIPES.map(|(name, _)| name))
+        .try_map(|name| Recipe::named(&name).ok_or("a recipe's name is expected"))
+}
+
+fn weight_scale() -> impl TypedValueParser<Value = Granularity> {
+    PossibleValuesParser::new(["channel", "tensor"]).map(|name| match name.as_str() {
+        "tensor" => Granularity::PerTensor,
+        _ => Granularity::PerChannel,
+    })
+}
+
+fn smoothing(text: &str) -> Result<Smoothing, String> {
+    match text {
+        "off" => Ok(Smoothing::Off),
+        "search" => Ok(Smoothing::Search),
+        _ => share(text)
+            .map(Smoothing::Strength)
+            .map_err(|_| "off, search, or a number from 0 to 1 is expected".to_owned()),
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off is expected".to_owned()),
+    }
+}
+
+fn outliers(text: &str) -> Result<Outliers, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[share, lowest, highest])
+            if share > 0.0
+                && share <= 1.0
+                && lowest >= 1.0
+                && highest >= lowest
+                && highest.is_finite() =>
+        {
+            Ok(Outliers {
+                share,
+                lowest,
+                highest,
+                seed: 0,
+            })
+        }
+        _ => Err(
+            "a share above 0 and two factors of 1 or more, such as 0.02,5,60, are expected"
+                .to_owned(),
+        ),
+    }
 }
 
 fn kv_type() -> impl TypedValueParser<Value = KvType> {

@@ -100,9 +100,11 @@ fn of_quantize(error: &QuantizeError) -> Code {
         QuantizeError::Load(error) => of_load(error),
         QuantizeError::AlreadyQuantized { .. }
         | QuantizeError::Write(WriteError::Occupied { .. }) => Code::Usage,
-        QuantizeError::Write(WriteError::Io { .. }) | QuantizeError::NeedsCalibration => {
-            Code::Failure
-        }
+        QuantizeError::Device(error) => of_device(error),
+        QuantizeError::Write(WriteError::Io { .. })
+        | QuantizeError::NeedsCalibration
+        | QuantizeError::Flatten { .. }
+        | QuantizeError::Gptq { .. } => Code::Failure,
     }
 }
 

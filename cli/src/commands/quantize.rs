@@ -1,60 +1,186 @@
 //! `plateau quantize`: a quantized copy of a float model.
 
-use crate::args::Quantize;
+use crate::args::{KnobArgs, Quantize};
 use crate::console::{Console, Unit};
 use crate::exit::{CliError, usage};
 use crate::load;
+use crate::text::read_text;
 use anyhow::Result;
-use plateau::checkpoint::{ActivationScale, Checkpoint, Folder, LinearFormat};
-use plateau::quantize::round_to_nearest;
-use plateau::tensor::{Bits, Granularity, Quant};
+use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder};
+use plateau::quantize::calibrate::Samples;
+use plateau::quantize::gptq::{GptqConfig, Order};
+use plateau::quantize::pipeline::{Progress, Source, decide, write};
+use plateau::quantize::recipe::{BitPolicy, Recipe};
 use std::io;
 use std::path::Path;
 
+/// Tokens of a calibration window, where the model's context holds them.
+const DEFAULT_WINDOW: u32 = 512;
+
 pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
-    let format = format(args)?;
+    let recipe = with_knobs(&args.recipe, &args.knobs)?;
     let folder = load::folder(Some(&args.model))?;
-    check_out(&args.out, args.force, &folder)?;
+    if !args.dry_run {
+        check_out(&args.out, args.force, &folder)?;
+    }
     let checkpoint = Checkpoint::open(folder).await?;
-    let progress = console.progress("quantizing", 0, Unit::Bytes);
-    round_to_nearest(&checkpoint, &args.out, format, &mut |now| {
-        progress.load(now)
-    })
+    let samples = match recipe.needs_calibration() {
+        true => Some(samples(args, &recipe, &checkpoint).await?),
+        false => None,
+    };
+    let mut opened = load::open(&args.device, console).await?;
+    let source = Source {
+        checkpoint: &checkpoint,
+        samples: samples.as_ref(),
+        outliers: args.inject_outliers.map(|mut outliers| {
+            outliers.seed = args.calibration.seed;
+            outliers
+        }),
+    };
+    let layers = u64::from(checkpoint.config.num_hidden_layers);
+    let progress = console.progress("calibrating", layers, Unit::Steps);
+    let plan = decide(
+        &source,
+        &mut opened.executor,
+        &recipe,
+        &mut |now: Progress| progress.set(now.done),
+    )
     .await?;
     drop(progress);
-    console.note(format!(
-        "{}: {}",
-        args.out.display(),
-        load::linear_format_label(&format)
-    ));
+    for (layer, plan) in plan.iter().enumerate() {
+        for group in &plan.groups {
+            let names: Vec<&str> = group
+                .linears
+                .iter()
+                .map(|l| l.shape.name.rsplit('.').next().unwrap_or_default())
+                .collect();
+            let l = &group.linears[0];
+            console.note(format!(
+                "layer {layer} {}: w{}a{} added {:.1} % expected {:.2e} {:.2e}",
+                names.join("+"),
+                l.format.weight_bits.count(),
+                l.format.activation_bits.count(),
+                100.0 * f64::from(l.added_channels()) / f64::from(l.shape.in_features),
+                group.expected_error[0],
+                group.expected_error[1],
+            ));
+        }
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    let progress = console.progress("quantizing", layers, Unit::Steps);
+    let errors = write(
+        &source,
+        &mut opened.executor,
+        &recipe,
+        &plan,
+        &args.out,
+        DEFAULT_SHARD_BYTES,
+        &mut |now: Progress| progress.set(now.done),
+    )
+    .await?;
+    drop(progress);
+    for (name, error) in errors {
+        console.note(format!(
+            "{name}: gptq {:.3} of rounding, damping {}",
+            error.gptq / error.rounding.max(f64::MIN_POSITIVE),
+            error.damping
+        ));
+    }
+    console.note(format!("{}: {}", args.out.display(), recipe.name));
     Ok(())
 }
 
-fn format(args: &Quantize) -> Result<LinearFormat> {
-    let (weight_bits, activation_bits) = match args.quant {
-        Quant::W8A8 => (Bits::Int8, Bits::Int8),
-        Quant::W4A8 => (Bits::Int4, Bits::Int8),
-        Quant::W4A4 => (Bits::Int4, Bits::Int4),
-        Quant::F32 | Quant::F16 => {
+/// The recipe with what was asked for on the command line.
+fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
+    let mut recipe = recipe.clone();
+    if let Some(size) = knobs.group_size {
+        recipe.group_size = size;
+    }
+    if let Some(scale) = knobs.weight_scale {
+        recipe.weight_scale = scale;
+    }
+    if let Some(smoothing) = knobs.smooth {
+        recipe.smoothing = smoothing;
+    }
+    if let Some(share) = knobs.added_int4 {
+        recipe.added_int4 = share;
+    }
+    if let Some(share) = knobs.added_int8 {
+        recipe.added_int8 = share;
+    }
+    if let Some(share) = knobs.int4_share {
+        if !matches!(recipe.bits, BitPolicy::Int4Share(_)) {
             return Err(usage(format!(
-                "--quant {}: is not an integer format",
-                args.quant
+                "--int4-share is for recipes that mix INT4 and INT8; {} does not",
+                recipe.name
             )));
         }
-    };
-    if args.group_size > 0 && weight_bits == Bits::Int8 {
-        return Err(usage("--group-size is for INT4 weights: w4a8 or w4a4"));
+        recipe.bits = BitPolicy::Int4Share(share.into());
     }
-    Ok(LinearFormat {
-        weight_bits,
-        weight_scale: if args.per_tensor {
-            Granularity::PerTensor
-        } else {
-            Granularity::PerChannel
-        },
-        group_size: args.group_size,
-        activation_bits,
-        activation_scale: ActivationScale::Dynamic,
+    match knobs.gptq {
+        Some(true) => recipe.gptq = recipe.gptq.or(Some(GptqConfig::default())),
+        Some(false) => recipe.gptq = None,
+        None => {}
+    }
+    if knobs.damping.is_some() || knobs.act_order.is_some() {
+        let Some(gptq) = &mut recipe.gptq else {
+            return Err(usage("--damping and --act-order are GPTQ's, which is off"));
+        };
+        if let Some(damping) = knobs.damping {
+            gptq.damping = damping.into();
+        }
+        if let Some(descending) = knobs.act_order {
+            gptq.order = if descending {
+                Order::Descending
+            } else {
+                Order::Natural
+            };
+        }
+    }
+    if let Some(clip) = knobs.clip {
+        recipe.clip = clip;
+    }
+    if let Some(prefix) = knobs.prefix {
+        recipe.prefix = prefix;
+    }
+    Ok(recipe)
+}
+
+/// The windows of the sample text.
+async fn samples(args: &Quantize, recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Samples> {
+    let calibration = &args.calibration;
+    let Some(file) = &calibration.calib else {
+        return Err(usage(format!(
+            "--recipe {} needs sample text: --calib FILE",
+            recipe.name
+        )));
+    };
+    let context = checkpoint.config.max_position_embeddings;
+    let window = calibration.seqlen.unwrap_or(DEFAULT_WINDOW.min(context));
+    if window > context {
+        return Err(usage(format!(
+            "--seqlen {window}: the model's context holds {context} tokens"
+        )));
+    }
+    let text = read_text(file)?;
+    let tokenizer = load::tokenizer(checkpoint).await?;
+    let ids = tokenizer.encode(&text, false)?;
+    let bos = checkpoint.generation.bos_token_id;
+    let samples = Samples::new(
+        &ids,
+        bos,
+        window as usize,
+        calibration.nsamples as usize,
+        calibration.seed,
+    );
+    samples.ok_or_else(|| {
+        usage(format!(
+            "{}: {} tokens do not fill one window of {window}",
+            file.display(),
+            ids.len()
+        ))
     })
 }
 
@@ -102,39 +228,6 @@ fn same_folder(one: &Path, two: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::exit::{Code, code};
-    use std::path::PathBuf;
-
-    fn args(quant: Quant, group_size: u32) -> Quantize {
-        Quantize {
-            model: "model".to_owned(),
-            out: PathBuf::from("out"),
-            quant,
-            group_size,
-            per_tensor: false,
-            force: false,
-        }
-    }
-
-    #[test]
-    fn groups_are_for_int4() {
-        let format = |quant, group_size| format(&args(quant, group_size));
-        assert_eq!(
-            format(Quant::W4A4, 64).map(|format| format.group_size).ok(),
-            Some(64)
-        );
-        assert_eq!(
-            format(Quant::W8A8, 0).map(|format| format.weight_bits).ok(),
-            Some(Bits::Int8)
-        );
-        assert_eq!(
-            code(&format(Quant::W8A8, 64).expect_err("INT8 has no groups")),
-            Code::Usage
-        );
-        assert_eq!(
-            code(&format(Quant::F16, 0).expect_err("no integers")),
-            Code::Usage
-        );
-    }
 
     #[test]
     fn what_is_there_is_not_overwritten() {

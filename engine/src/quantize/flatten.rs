@@ -60,6 +60,24 @@ impl FlatMap {
         assert_eq!(x_absmax.len(), w_absmax.len(), "a maximum for each channel");
         let x_parts = num_parts(x_absmax, x_threshold)?;
         let w_parts = num_parts(w_absmax, w_threshold)?;
+        Ok(Self::from_parts(
+            x_parts,
+            w_parts,
+            x_threshold,
+            w_threshold,
+            tile,
+        ))
+    }
+
+    /// From the parts themselves, 1 to [`MAX_PARTS`] for each channel of X and of W. Values beyond the parts saturate.
+    pub fn from_parts(
+        x_parts: Vec<u32>,
+        w_parts: Vec<u32>,
+        x_threshold: f32,
+        w_threshold: f32,
+        tile: usize,
+    ) -> Self {
+        assert_eq!(x_parts.len(), w_parts.len(), "parts for each channel");
         let features = x_parts.len();
         let mut words = Vec::new();
         let mut index = Vec::with_capacity(2 * features);
@@ -82,14 +100,14 @@ impl FlatMap {
         if tile > 0 {
             pad_to_word(features, &mut words);
         }
-        Ok(Self {
+        Self {
             x_parts,
             w_parts,
             x_threshold,
             w_threshold,
             words,
             index,
-        })
+        }
     }
 
     /// Channels before flattening.

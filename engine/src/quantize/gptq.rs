@@ -63,6 +63,29 @@ impl Hessian {
         });
     }
 
+    /// Adds rows of an `XᵀX` from elsewhere, from row `first` on, `stride` words each. Their columns from the diagonal's panel
+    /// on are read; what lies beyond the features is not.
+    pub fn add_upper_rows(
+        &mut self,
+        first: usize,
+        stride: usize,
+        words: &[u32],
+        value: impl Fn(u32) -> f64 + Sync,
+    ) {
+        let features = self.features;
+        let rows = first..(first + words.len() / stride).min(features);
+        self.panels.par_panels().for_each(|(p, panel)| {
+            let of_panel = p * PANEL..((p + 1) * PANEL).min(features);
+            for a in of_panel.start.max(rows.start)..of_panel.end.min(rows.end) {
+                let row = &words[(a - first) * stride..][..features];
+                let column = panel.iter_mut().skip(a - p * PANEL).step_by(PANEL);
+                for (element, word) in column.zip(&row[p * PANEL..]) {
+                    *element += value(*word);
+                }
+            }
+        });
+    }
+
     pub fn features(&self) -> usize {
         self.features
     }

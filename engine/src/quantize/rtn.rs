@@ -34,6 +34,18 @@ pub enum QuantizeError {
     AlreadyQuantized { folder: String, recipe: String },
     #[error("static activation scales need calibration; rounding to nearest has none")]
     NeedsCalibration,
+    #[error(transparent)]
+    Device(#[from] crate::exec::DeviceError),
+    #[error("{linear}: {source}")]
+    Flatten {
+        linear: String,
+        source: super::flatten::FlattenError,
+    },
+    #[error("{linear}: {source}")]
+    Gptq {
+        linear: String,
+        source: super::gptq::GptqError,
+    },
 }
 
 impl From<CopyError> for QuantizeError {

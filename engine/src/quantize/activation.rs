@@ -1,0 +1,239 @@
+//! The static scale of an activation: the threshold, and into how many parts each channel is cut.
+//!
+//! FlattenQuant (arXiv 2402.17985, section 3.2) cuts every channel above the threshold until its calibrated maximum is covered.
+//! Coverage is not what costs accuracy, error is: a rare value may saturate if the parts that it would take serve another
+//! channel better, and a lower threshold makes every rounding finer. So both are chosen for the least expected error of the
+//! output, with a limit on the channels that are added:
+//!
+//!   sum over channels j of  energy_j * E[(x_j - Q(x_j))^2],   energy_j = sum over outputs of w_j^2
+//!
+//! which is the expected square of the linear's error where the channels' errors are not correlated.
+
+use super::recipe::Parts;
+use crate::checkpoint::MAX_PARTS;
+use crate::tensor::Bits;
+use rayon::prelude::*;
+
+/// Values that a group of linears reads, by channel.
+#[derive(Clone, Debug, Default)]
+pub struct ActivationStats {
+    /// The largest magnitude of each channel, over every row.
+    pub absmax: Vec<f32>,
+    /// The mean square of each channel, over every row.
+    pub mean_square: Vec<f64>,
+    /// Magnitudes in some rows, spread evenly: [channels][rows].
+    pub sample: Vec<Vec<f32>>,
+}
+
+impl ActivationStats {
+    pub fn new(channels: usize) -> Self {
+        Self {
+            absmax: vec![0.0; channels],
+            mean_square: vec![0.0; channels],
+            sample: vec![Vec::new(); channels],
+        }
+    }
+
+    /// Adds rows [rows, channels]; each `keep`-th of them goes to the sample, and `first` is the number of the first.
+    pub fn add(&mut self, rows: &[f32], first: usize, keep: usize) {
+        let channels = self.absmax.len();
+        let columns = self
+            .absmax
+            .par_iter_mut()
+            .zip(&mut self.mean_square)
+            .zip(&mut self.sample)
+            .enumerate();
+        columns.for_each(|(j, ((absmax, squares), sample))| {
+            for (row, values) in rows.chunks_exact(channels).enumerate() {
+                let value = values[j].abs();
+                *absmax = absmax.max(value);
+                *squares += f64::from(value) * f64::from(value);
+                if (first + row) % keep == 0 {
+                    sample.push(value);
+                }
+            }
+        });
+    }
+
+    /// Sums of squares to means.
+    pub fn finish(&mut self, rows: usize) {
+        for squares in &mut self.mean_square {
+            *squares /= rows.max(1) as f64;
+        }
+    }
+
+    /// What the group reads once channel j is divided by `scales[j]`.
+    pub fn rescale(&mut self, scales: &[f32]) {
+        for (j, scale) in scales.iter().enumerate() {
+            self.absmax[j] /= scale;
+            self.mean_square[j] /= f64::from(*scale) * f64::from(*scale);
+            self.sample[j].iter_mut().for_each(|value| *value /= scale);
+        }
+    }
+}
+
+/// A static scale, before it is a map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticChoice {
+    /// Magnitude of a part at most: q_max steps.
+    pub threshold: f32,
+    /// Of each channel, 1 and more.
+    pub parts: Vec<u32>,
+    /// The expected square of the output's error, over all outputs.
+    pub error: f64,
+}
+
+/// Thresholds that are tried, from the largest magnitude down to a fraction of it.
+const THRESHOLDS: u32 = 24;
+const LOWEST_FRACTION: f64 = 0.01;
+/// Parts of a channel at most where they are chosen by error.
+const SEARCHED_PARTS: u32 = 32;
+
+/// Chooses threshold and parts for `bits`, adding at most `max_added` channels.
+pub fn choose_static(
+    stats: &ActivationStats,
+    energy: &[f64],
+    bits: Bits,
+    parts: Parts,
+    max_added: usize,
+) -> StaticChoice {
+    let largest = stats.absmax.iter().copied().fold(0.0, f32::max);
+    let none = StaticChoice {
+        threshold: if largest > 0.0 { largest } else { 1.0 },
+        parts: vec![1; stats.absmax.len()],
+        error: 0.0,
+    };
+    if largest == 0.0 {
+        return none;
+    }
+    let at = |threshold: f32| match parts {
+        Parts::None => with_parts(stats, energy, bits, threshold, none.parts.clone()),
+        Parts::Cover => cover(stats, energy, bits, threshold, max_added),
+        Parts::Search => allocate(stats, energy, bits, threshold, max_added),
+    };
+    if parts == Parts::None {
+        return at(largest);
+    }
+    let fraction = |step: f64| {
+        let exponent = step / f64::from(THRESHOLDS);
+        (f64::from(largest) * libm::pow(LOWEST_FRACTION, exponent)) as f32
+    };
+    let coarse = (0..=THRESHOLDS).map(f64::from);
+    let best = least(coarse.map(|step| (step, at(fraction(step)))));
+    let Some((step, choice)) = best else {
+        return at(largest);
+    };
+    let finer = [-0.6, -0.3, 0.3, 0.6].map(|offset| (step + offset).max(0.0));
+    let finer = finer.into_iter().map(|step| (step, at(fraction(step))));
+    least(std::iter::once((step, choice)).chain(finer)).map_or(none, |(_, choice)| choice)
+}
+
+fn least(choices: impl Iterator<Item = (f64, StaticChoice)>) -> Option<(f64, StaticChoice)> {
+    choices.reduce(|best, next| {
+        if next.1.error < best.1.error {
+            next
+        } else {
+            best
+        }
+    })
+}
+
+/// As the paper: parts until the calibrated maximum is covered. The error is infinite where that takes too many channels.
+fn cover(
+    stats: &ActivationStats,
+    energy: &[f64],
+    bits: Bits,
+    threshold: f32,
+    max_added: usize,
+) -> StaticChoice {
+    let parts: Vec<u32> = stats
+        .absmax
+        .iter()
+        .map(|absmax| (absmax / threshold).ceil().clamp(1.0, 1e9) as u32)
+        .collect();
+    let added: usize = parts.iter().map(|parts| *parts as usize - 1).sum();
+    if added > max_added || parts.iter().any(|parts| *parts > MAX_PARTS) {
+        return StaticChoice {
+            threshold,
+            parts,
+            error: f64::INFINITY,
+        };
+    }
+    with_parts(stats, energy, bits, threshold, parts)
+}
+
+/// Gives each added channel to the part that takes the most error away.
+fn allocate(
+    stats: &ActivationStats,
+    energy: &[f64],
+    bits: Bits,
+    threshold: f32,
+    max_added: usize,
+) -> StaticChoice {
+    // Saturation E[max(x - p T, 0)^2] is convex in p, so a channel's gains fall with p and the largest ones are a prefix.
+    let gains: Vec<Vec<f64>> = stats
+        .sample
+        .par_iter()
+        .zip(&stats.absmax)
+        .zip(energy)
+        .map(|((sample, absmax), energy)| {
+            let most = (absmax / threshold).ceil().min(SEARCHED_PARTS as f32) as u32;
+            let saturated = |parts: u32| {
+                let limit = f64::from(parts) * f64::from(threshold);
+                let over = |x: &f32| (f64::from(*x) - limit).max(0.0);
+                sample.iter().map(|x| over(x) * over(x)).sum::<f64>()
+            };
+            let errors: Vec<f64> = (1..=most.max(1)).map(saturated).collect();
+            let per_row = energy / sample.len().max(1) as f64;
+            errors
+                .windows(2)
+                .map(|pair| (pair[0] - pair[1]) * per_row)
+                .collect()
+        })
+        .collect();
+    let mut all: Vec<(f64, usize)> = gains
+        .iter()
+        .enumerate()
+        .flat_map(|(j, gains)| gains.iter().map(move |gain| (*gain, j)))
+        .filter(|(gain, _)| *gain > 0.0)
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut parts = vec![1; energy.len()];
+    for (_, j) in all.into_iter().take(max_added) {
+        parts[j] += 1;
+    }
+    with_parts(stats, energy, bits, threshold, parts)
+}
+
+/// The choice with its error: rounding of what is covered, and what saturates.
+fn with_parts(
+    stats: &ActivationStats,
+    energy: &[f64],
+    bits: Bits,
+    threshold: f32,
+    parts: Vec<u32>,
+) -> StaticChoice {
+    let q_max = f64::from(bits.q_max());
+    let step = f64::from(threshold) / q_max;
+    let errors: Vec<f64> = stats
+        .sample
+        .par_iter()
+        .zip(&parts)
+        .zip(energy)
+        .map(|((sample, parts), energy)| {
+            let limit = f64::from(*parts) * q_max;
+            let error = |x: &f32| {
+                let x = f64::from(*x);
+                let error = x - step * (x / step).min(limit).round_ties_even();
+                error * error
+            };
+            energy * sample.iter().map(error).sum::<f64>() / sample.len().max(1) as f64
+        })
+        .collect();
+    StaticChoice {
+        threshold,
+        parts,
+        // In one order, whatever the threads did.
+        error: errors.into_iter().sum(),
+    }
+}

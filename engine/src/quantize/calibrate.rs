@@ -1,0 +1,582 @@
+//! Calibration: sample text through the model, one layer at a time, with taps on what its linears are given.
+//!
+//! Between the layers the samples' hidden states stand in host memory; of the model, one layer is on the device. So memory does
+//! not grow with depth. The plan of a layer is the one that runs it later, cut where a tap is.
+
+use super::QuantizeError;
+use super::gptq::Hessian;
+use super::layer::HostLayer;
+use super::linear::QuantizedLinear;
+use super::outliers::SplitMix;
+use crate::checkpoint::ModelConfig;
+use crate::exec::{Executor, PlanId};
+use crate::model::{Capacity, LinearSpec, LinearWeights, Model, Part, StepShape, WeightsConfig};
+use crate::ops::{Input, WeightFormat};
+use crate::plan::{BufferId, Grid, Plan};
+use crate::tensor::KvType;
+use plateau_shaders::attention::tiles;
+use plateau_shaders::quantize::{gram, gram_f32, gram_i8};
+use plateau_shaders::{PAGE_SIZE, padded};
+use std::collections::BTreeMap;
+
+/// Rows of one step, where a window is not longer.
+const STEP_ROWS: usize = 2048;
+/// Words of a Gram matrix on their way to the host at a time.
+const DRAINED_WORDS: u32 = 1 << 22;
+
+/// Sample text: windows of one length, each a sequence of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Samples {
+    /// At least one, of at least two tokens, all of one length.
+    pub windows: Vec<Vec<u32>>,
+}
+
+impl Samples {
+    /// `count` windows of `window` tokens from a text, `bos` in front of each if there is one, chosen without overlap by `seed`;
+    /// all that there are, where the text has fewer. `None` where it has not even one.
+    pub fn new(
+        ids: &[u32],
+        bos: Option<u32>,
+        window: usize,
+        count: usize,
+        seed: u64,
+    ) -> Option<Self> {
+        let text = window.checked_sub(usize::from(bos.is_some()))?;
+        let mut all: Vec<&[u32]> = ids.chunks_exact(text.max(1)).collect();
+        let mut random = SplitMix(seed);
+        let count = count.min(all.len());
+        // The first `count` of a shuffle, in the order of the text.
+        for at in 0..count {
+            let other = at + (random.unit() * (all.len() - at) as f64) as usize;
+            all.swap(at, other);
+        }
+        let mut chosen = all[..count].to_vec();
+        chosen.sort_by_key(|window| window.as_ptr());
+        let windows = chosen
+            .into_iter()
+            .map(|ids| bos.into_iter().chain(ids.iter().copied()).collect());
+        let windows: Vec<Vec<u32>> = windows.collect();
+        (!windows.is_empty() && window > 1).then_some(Self { windows })
+    }
+
+    /// Tokens of a window.
+    pub fn window(&self) -> usize {
+        self.windows.first().map_or(0, Vec::len)
+    }
+
+    /// Windows of one step.
+    fn per_step(&self) -> usize {
+        (STEP_ROWS / self.window().max(1)).clamp(1, self.windows.len().max(1))
+    }
+}
+
+/// Keys and values of the first tokens at one layer, as the cache holds them: [tokens, kv_heads * head_dim] each, keys after rope.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerPrefix {
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+/// What a linear was given: [rows, features], rows in the order of the windows.
+pub(super) struct Tap<'a> {
+    /// Label of the linear: the names of those that share it, joined by `+`.
+    pub linear: &'a str,
+    pub features: usize,
+    pub values: &'a [f32],
+    /// Of the first row: its number among all, and rows of a window.
+    pub first_row: usize,
+    pub rows_per_window: usize,
+}
+
+/// A piece of the model on the device, and the samples that run through it.
+pub(super) struct Stage<'a> {
+    executor: &'a mut Executor,
+    samples: &'a Samples,
+    /// Position of the first row of each window that is run: those before it are in the cache.
+    first: usize,
+    model: Model,
+    plans: BTreeMap<usize, (PlanId, Plan)>,
+}
+
+impl<'a> Stage<'a> {
+    /// Frees what is on the device, then allocates the part's buffers and fills the tables.
+    pub async fn new(
+        executor: &'a mut Executor,
+        config: &ModelConfig,
+        part: Part,
+        samples: &'a Samples,
+        first: usize,
+        linear: &dyn Fn(&str) -> LinearSpec,
+    ) -> Result<Self, QuantizeError> {
+        let windows = samples.per_step() as u32;
+        let len = samples.window() as u32;
+        let capacity = Capacity {
+            context_size: len,
+            max_sequences: windows,
+            max_rows: windows * len,
+            kv_type: KvType::F32,
+        };
+        let weights = WeightsConfig {
+            linear,
+            table: WeightFormat::F32,
+            max_buffer_bytes: executor.max_buffer_bytes(),
+        };
+        let model = Model::new(
+            config.clone(),
+            part,
+            capacity,
+            executor.features(),
+            &weights,
+        );
+        executor.truncate(0);
+        for desc in &model.shared.descs {
+            executor.allocate(desc).await?;
+        }
+        let table: Vec<u32> = (0..capacity.pages()).collect();
+        executor.write(model.step.block_table, 0, &table)?;
+        let rope = model.rope_table();
+        executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&rope))?;
+        Ok(Self {
+            executor,
+            samples,
+            first,
+            model,
+            plans: BTreeMap::new(),
+        })
+    }
+
+    /// Rows of a window that are run.
+    pub fn rows_per_window(&self) -> usize {
+        self.samples.window() - self.first
+    }
+
+    /// The decoder's linears, joined as they are run.
+    pub fn linears(&self) -> impl Iterator<Item = LinearWeights<'_>> {
+        self.model.weights.linears()
+    }
+
+    /// Bytes of the buffers that outlive a step.
+    pub fn device_bytes(&self) -> u64 {
+        self.model.shared.bytes()
+    }
+
+    /// Norms, and what else is used as it is.
+    pub fn write_vectors(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
+        for norm in self.model.weights.norms() {
+            let values: Vec<f32> = norm
+                .tensors
+                .iter()
+                .flat_map(|name| layer.tensor(name))
+                .copied()
+                .collect();
+            self.executor
+                .write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
+        }
+        Ok(())
+    }
+
+    /// The embedding's table in floats, some rows at a time; `read` gives rows from one on.
+    pub async fn write_table(
+        &mut self,
+        chunk_rows: u32,
+        read: impl AsyncFn(u32, u32) -> Result<Vec<f32>, QuantizeError>,
+    ) -> Result<(), QuantizeError> {
+        let Some(table) = &self.model.weights.embed_tokens else {
+            return Ok(());
+        };
+        let hidden = table.table.hidden as usize;
+        let stride = padded(table.table.hidden) as usize;
+        for range in &table.table.ranges {
+            for first in (0..range.rows).step_by(chunk_rows as usize) {
+                let rows = chunk_rows.min(range.rows - first);
+                let values = read(range.first_row + first, rows).await?;
+                let words = padded_rows(&values, hidden, stride);
+                self.executor
+                    .write(range.w, u64::from(first) * stride as u64, &words)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Float weights of every linear.
+    pub fn write_float(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
+        for linear in self.model.weights.linears() {
+            let in_features = linear.in_features as usize;
+            let stride = padded(linear.in_features) as usize;
+            let join = |suffix: &str| -> Vec<f32> {
+                let tensors = linear.sources.iter();
+                tensors
+                    .flat_map(|source| layer.tensor(&format!("{}.{suffix}", source.name)))
+                    .copied()
+                    .collect()
+            };
+            let weights = join("weight");
+            let bias = if linear.linear.has_bias {
+                join("bias")
+            } else {
+                Vec::new()
+            };
+            for range in &linear.linear.ranges {
+                let rows = range.first_row as usize..(range.first_row + range.rows) as usize;
+                let weights = &weights[rows.start * in_features..rows.end * in_features];
+                self.executor
+                    .write(range.w, 0, &padded_rows(weights, in_features, stride))?;
+                if linear.linear.has_bias {
+                    self.executor
+                        .write(range.aux, 0, bytemuck::cast_slice(&bias[rows]))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Integer weights of the linear with this label, the quantized linears in the order of its rows.
+    pub fn write_quantized(
+        &mut self,
+        label: &str,
+        parts: &[&QuantizedLinear],
+    ) -> Result<(), QuantizeError> {
+        let found = self
+            .model
+            .weights
+            .linears()
+            .find(|l| l.linear.label == label);
+        let linear = found.expect("a label of this layer").linear;
+        if let (Input::Static(input), Some((map, scale))) = (&linear.input, linear.static_buffers) {
+            self.executor.write(map, 0, &input.map)?;
+            self.executor.write(scale, 0, &[input.scale.to_bits()])?;
+        }
+        let words: Vec<u32> = parts.iter().flat_map(|p| &p.words).copied().collect();
+        let scales: Vec<f32> = parts.iter().flat_map(|p| p.row_scales()).collect();
+        let bias: Vec<f32> = parts.iter().flat_map(|p| &p.bias).copied().collect();
+        let multipliers: Vec<u32> = parts.iter().flat_map(|p| &p.multipliers).copied().collect();
+        let row_words = linear.format.row_words(linear.in_features) as usize;
+        let multiplier_words = linear.format.multiplier_words(linear.in_features) as usize;
+        for range in &linear.ranges {
+            let rows = range.first_row as usize..(range.first_row + range.rows) as usize;
+            self.executor.write(
+                range.w,
+                0,
+                &words[rows.start * row_words..rows.end * row_words],
+            )?;
+            let mut aux: Vec<u32> = scales[rows.clone()].iter().map(|s| s.to_bits()).collect();
+            if linear.has_bias {
+                aux.extend(bias[rows.clone()].iter().map(|b| b.to_bits()));
+            }
+            aux.extend(&multipliers[rows.start * multiplier_words..rows.end * multiplier_words]);
+            self.executor.write(range.aux, 0, &aux)?;
+        }
+        Ok(())
+    }
+
+    /// Stored keys and values for every sequence of a step.
+    pub fn write_prefix(&mut self, prefix: &LayerPrefix) -> Result<(), QuantizeError> {
+        let Some(pools) = self.model.kv_pools.first() else {
+            return Ok(());
+        };
+        for (pool, values) in [(pools.k, &prefix.k), (pools.v, &prefix.v)] {
+            for (offset, position, head) in self.cache_rows() {
+                let head_dim = self.model.config.head_dim as usize;
+                let row = position * self.model.config.num_key_value_heads as usize + head;
+                let values = &values[row * head_dim..][..head_dim];
+                self.executor
+                    .write(pool, offset, bytemuck::cast_slice(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and values of the first `self.first`-to-be positions, `tokens` of them, that the last step wrote for its first window.
+    pub async fn read_prefix(&mut self, tokens: usize) -> Result<LayerPrefix, QuantizeError> {
+        let Some(pools) = self.model.kv_pools.first().copied() else {
+            return Ok(LayerPrefix::default());
+        };
+        let head_dim = u64::from(self.model.config.head_dim);
+        let mut found = [Vec::new(), Vec::new()];
+        for (pool, found) in [pools.k, pools.v].into_iter().zip(&mut found) {
+            for position in 0..tokens {
+                for head in 0..self.model.config.num_key_value_heads as usize {
+                    let offset = self.cache_row(0, position, head);
+                    let words = self
+                        .executor
+                        .read(None, pool, offset..offset + head_dim)
+                        .await?;
+                    found.extend(words.into_iter().map(f32::from_bits));
+                }
+            }
+        }
+        let [k, v] = found;
+        Ok(LayerPrefix { k, v })
+    }
+
+    /// Where the head's row of a position lies in a pool, in words.
+    fn cache_row(&self, sequence: usize, position: usize, head: usize) -> u64 {
+        let page =
+            sequence * self.model.capacity.table_stride() as usize + position / PAGE_SIZE as usize;
+        let heads = self.model.config.num_key_value_heads as usize;
+        let slot = (page * heads + head) * PAGE_SIZE as usize + position % PAGE_SIZE as usize;
+        (slot * self.model.config.head_dim as usize) as u64
+    }
+
+    /// Every (offset, position, head) of the stored positions, for each sequence of a step.
+    fn cache_rows(&self) -> Vec<(u64, usize, usize)> {
+        let mut rows = Vec::new();
+        for sequence in 0..self.samples.per_step() {
+            for position in 0..self.first {
+                for head in 0..self.model.config.num_key_value_heads as usize {
+                    rows.push((self.cache_row(sequence, position, head), position, head));
+                }
+            }
+        }
+        rows
+    }
+
+    /// The embedding of all samples, [windows * window, hidden].
+    pub async fn embed(&mut self) -> Result<Vec<f32>, QuantizeError> {
+        let rows = self.samples.windows.len() * self.rows_per_window();
+        let mut hidden = vec![0.0; rows * self.model.config.hidden_size as usize];
+        self.forward(&mut hidden, &mut |_| {}).await?;
+        Ok(hidden)
+    }
+
+    /// Runs the samples' hidden states through the stage, in place, and hands out what each linear with float inputs is given.
+    pub async fn forward(
+        &mut self,
+        hidden: &mut [f32],
+        on_tap: &mut dyn FnMut(Tap<'_>),
+    ) -> Result<(), QuantizeError> {
+        let features = self.model.config.hidden_size as usize;
+        let rows_per_window = self.rows_per_window();
+        let step_rows = self.samples.per_step() * rows_per_window;
+        for (step, hidden) in hidden.chunks_mut(step_rows * features).enumerate() {
+            let rows = hidden.len() / features;
+            self.write_step(step, hidden)?;
+            let (id, plan) = self.plan(rows).await?;
+            let mut done = 0;
+            for linear in self.model.weights.linears() {
+                let Input::Float = linear.linear.input else {
+                    continue;
+                };
+                let label = &linear.linear.label;
+                let at = dispatch_of(&plan, label);
+                self.executor.run_range(id, done..at)?;
+                done = at;
+                let words = (rows * linear.in_features as usize) as u64;
+                let read = self
+                    .executor
+                    .read(Some(id), plan.dispatches[at].bindings[0], 0..words)
+                    .await?;
+                on_tap(Tap {
+                    linear: label,
+                    features: linear.in_features as usize,
+                    values: bytemuck::cast_slice(&read),
+                    first_row: step * step_rows,
+                    rows_per_window,
+                });
+            }
+            self.executor.run_range(id, done..plan.dispatches.len())?;
+            let out = self.model.step.hidden.expect("a part has hidden states");
+            let words = self
+                .executor
+                .read(None, out, 0..hidden.len() as u64)
+                .await?;
+            hidden.copy_from_slice(bytemuck::cast_slice(&words));
+        }
+        Ok(())
+    }
+
+    /// `XᵀX` over all samples, where X is what the linear with this label is given: its flat integers where the input is
+    /// static, else floats.
+    pub async fn hessian(&mut self, label: &str, hidden: &[f32]) -> Result<Hessian, QuantizeError> {
+        let features = self.model.config.hidden_size as usize;
+        let step_rows = self.samples.per_step() * self.rows_per_window();
+        let found = self
+            .model
+            .weights
+            .linears()
+            .find(|l| l.linear.label == label);
+        let linear = found.expect("a label of this layer").linear;
+        let exact = matches!(linear.input, Input::Static(_));
+        let in_features = linear.in_features;
+        let n = match exact {
+            true => padded(in_features),
+            false => in_features,
+        };
+        let len = self.model.shared.descs.len();
+        let h = self
+            .model
+            .shared
+            .add("calibration.gram", u64::from(n) * u64::from(n));
+        self.executor
+            .allocate(&self.model.shared.descs[len])
+            .await?;
+
+        let mut total = Hessian::new(in_features as usize);
+        let mut rows_since = 0;
+        let mut plans: BTreeMap<usize, PlanId> = BTreeMap::new();
+        for (step, hidden) in hidden.chunks(step_rows * features).enumerate() {
+            let rows = hidden.len() / features;
+            // Sums stay in 32 bits: a matrix that is full goes to the host.
+            if exact && rows_since + rows > gram_i8::MAX_ROWS_I8 as usize {
+                self.drain(h, n, exact, &mut total).await?;
+                rows_since = 0;
+            }
+            rows_since += rows;
+            self.write_step(step, hidden)?;
+            let id = match plans.get(&rows) {
+                Some(id) => *id,
+                None => {
+                    let plan = self.gram_plan(label, rows as u32, n, h, exact);
+                    let id = self.executor.prepare(plan).await?;
+                    plans.insert(rows, id);
+                    id
+                }
+            };
+            self.executor.run(id)?;
+        }
+        self.drain(h, n, exact, &mut total).await?;
+        for id in plans.into_values() {
+            self.executor.release(id);
+        }
+        self.executor.truncate(len);
+        self.model.shared.descs.truncate(len);
+        Ok(total)
+    }
+
+    /// Adds the device's matrix to `total`, and clears it.
+    async fn drain(
+        &mut self,
+        h: BufferId,
+        n: u32,
+        exact: bool,
+        total: &mut Hessian,
+    ) -> Result<(), QuantizeError> {
+        // A band of rows at a time.
+        let band = DRAINED_WORDS / n.max(1) + 1;
+        for first in (0..n).step_by(band as usize) {
+            let rows = first..(first + band).min(n);
+            let words = u64::from(rows.start) * u64::from(n)..u64::from(rows.end) * u64::from(n);
+            let found = self.executor.read(None, h, words.clone()).await?;
+            match exact {
+                true => total.add_upper_rows(first as usize, n as usize, &found, |word| {
+                    f64::from(word as i32)
+                }),
+                false => total.add_upper_rows(first as usize, n as usize, &found, |word| {
+                    f64::from(f32::from_bits(word))
+                }),
+            }
+            self.executor.write(h, words.start, &vec![0; found.len()])?;
+        }
+        Ok(())
+    }
+
+    /// The layer's plan up to what the linear is given, and then the Gram matrix of that.
+    fn gram_plan(&self, label: &str, rows: u32, n: u32, h: BufferId, exact: bool) -> Plan {
+        let mut plan = self.step_plan(rows as usize);
+        let mut at = dispatch_of(&plan, label);
+        let mut x = plan.dispatches[at].bindings[0];
+        if !exact && plan.dispatches[at].kernel.name.contains("_i") {
+            // The float rows that dynamic scales were found for.
+            let quantized = x;
+            at = (0..at)
+                .rev()
+                .find(|&i| plan.dispatches[i].writes().any(|id| id == quantized))
+                .expect("integers that a dispatch reads were written");
+            x = plan.dispatches[at].bindings[0];
+        }
+        plan.dispatches.truncate(at);
+        let params = gram::Params { rows, features: n };
+        let grid = Grid::Fixed(gram::grid(&params));
+        let kernel = match exact {
+            true => &gram_i8::KERNEL,
+            false => &gram_f32::KERNEL,
+        };
+        plan.dispatch("calibration.gram", kernel, params, grid, &[x, h]);
+        plan
+    }
+
+    fn step_plan(&self, rows: usize) -> Plan {
+        let shape = StepShape::Rows {
+            rows: rows as u32,
+            tiles: tiles(&self.row_info(rows)).len() as u32,
+            logits: 0,
+        };
+        self.model.step(&shape).plan
+    }
+
+    /// (sequence, position) of a step's rows.
+    fn row_info(&self, rows: usize) -> Vec<[u32; 2]> {
+        let per_window = self.rows_per_window();
+        (0..rows)
+            .map(|row| {
+                [
+                    (row / per_window) as u32,
+                    (self.first + row % per_window) as u32,
+                ]
+            })
+            .collect()
+    }
+
+    async fn plan(&mut self, rows: usize) -> Result<(PlanId, Plan), QuantizeError> {
+        if let Some((id, plan)) = self.plans.get(&rows) {
+            return Ok((*id, plan.clone()));
+        }
+        let plan = self.step_plan(rows);
+        let id = self.executor.prepare(plan.clone()).await?;
+        self.plans.insert(rows, (id, plan.clone()));
+        Ok((id, plan))
+    }
+
+    fn write_step(&mut self, step: usize, hidden: &[f32]) -> Result<(), QuantizeError> {
+        let rows = hidden.len() / self.model.config.hidden_size as usize;
+        let info = self.row_info(rows);
+        let tiles = tiles(&info);
+        let buffers = self.model.step;
+        self.executor
+            .write(buffers.row_info, 0, bytemuck::cast_slice(&info))?;
+        self.executor
+            .write(buffers.tiles, 0, bytemuck::cast_slice(&tiles))?;
+        if self.model.part.embedding {
+            let first = step * self.samples.per_step();
+            let windows = self.samples.windows[first..].iter();
+            let tokens: Vec<u32> = windows
+                .flat_map(|window| &window[self.first..])
+                .take(rows)
+                .copied()
+                .collect();
+            self.executor.write(buffers.tokens, 0, &tokens)?;
+        } else {
+            let buffer = buffers.hidden.expect("a part has hidden states");
+            self.executor
+                .write(buffer, 0, bytemuck::cast_slice(hidden))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        for (id, _) in self.plans.values() {
+            self.executor.release(*id);
+        }
+        self.executor.truncate(0);
+    }
+}
+
+/// The first dispatch of the linear with this label.
+fn dispatch_of(plan: &Plan, label: &str) -> usize {
+    let found = plan.dispatches.iter().position(|d| d.label == label);
+    found.expect("a plan has each of its linears")
+}
+
+/// Words of rows with zeros up to `stride`.
+fn padded_rows(values: &[f32], features: usize, stride: usize) -> Vec<u32> {
+    let mut words = vec![0; values.len() / features * stride];
+    for (words, row) in words
+        .chunks_exact_mut(stride)
+        .zip(values.chunks_exact(features))
+    {
+        words[..features].copy_from_slice(bytemuck::cast_slice(row));
+    }
+    words
+}

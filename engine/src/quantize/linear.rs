@@ -1,0 +1,243 @@
+//! One linear: how it is stored, and its weights as integers.
+
+use super::QuantizeError;
+use super::flatten::FlatMap;
+use super::gptq::{Factor, gptq};
+use super::grid::{ClipSearch, Grid, GridConfig};
+use crate::checkpoint::{
+    ActivationScale, CheckpointWriter, Dtype, LinearFormat, LinearShape, NewTensor, WriteError,
+};
+use crate::model::LinearSpec;
+use crate::ops::{Input, StaticInput, WeightFormat};
+use crate::tensor::{Bits, Granularity};
+use plateau_shaders::pack;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// A static scale with its map, which linears that share an input may share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlatInput {
+    pub scale: f32,
+    pub map: FlatMap,
+}
+
+/// How a linear will be stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearPlan {
+    pub shape: LinearShape,
+    pub format: LinearFormat,
+    /// Where the format's activations are static.
+    pub input: Option<Arc<FlatInput>>,
+}
+
+impl LinearPlan {
+    /// Columns of the stored weight.
+    pub fn flat_features(&self) -> u32 {
+        let flat = self
+            .input
+            .as_ref()
+            .map(|input| input.map.flat_features() as u32);
+        flat.unwrap_or(self.shape.in_features)
+    }
+
+    /// Channels beyond the linear's own.
+    pub fn added_channels(&self) -> u32 {
+        self.flat_features() - self.shape.in_features
+    }
+
+    /// Multiply-accumulates for a token, before flattening.
+    pub fn macs(&self) -> u64 {
+        u64::from(self.shape.in_features) * u64::from(self.shape.out_features)
+    }
+
+    /// As the runtime declares it.
+    pub fn spec(&self) -> LinearSpec {
+        let bits = self.format.activation_bits;
+        LinearSpec {
+            format: WeightFormat::Int {
+                bits: self.format.weight_bits,
+                group_size: self.format.group_size,
+            },
+            input: match (&self.input, self.format.activation_scale) {
+                (Some(input), _) => Input::Static(StaticInput {
+                    bits,
+                    scale: input.scale,
+                    map: [input.map.x_parts(), input.map.words()].concat().into(),
+                    flat_features: input.map.flat_features() as u32,
+                }),
+                (None, _) => Input::Dynamic(bits),
+            },
+        }
+    }
+
+    /// The tensors, in the order in which [`LinearPlan::write`] writes them.
+    pub fn tensors(&self) -> Vec<NewTensor> {
+        let LinearShape {
+            name,
+            in_features,
+            out_features,
+            bias,
+        } = &self.shape;
+        let flat = self.flat_features();
+        let tensor = |suffix: &str, dtype: Dtype, shape: &[u32]| NewTensor {
+            name: format!("{name}.{suffix}"),
+            dtype,
+            shape: shape.iter().copied().map(u64::from).collect(),
+        };
+        let mut tensors = vec![
+            tensor(
+                "qweight",
+                Dtype::U32,
+                &[*out_features, self.format.row_words(flat)],
+            ),
+            tensor(
+                "scales",
+                Dtype::F32,
+                &[self.format.num_scales(*out_features)],
+            ),
+        ];
+        if self.format.group_size > 0 {
+            let words = self.format.multiplier_words(flat);
+            tensors.push(tensor("multipliers", Dtype::U32, &[*out_features, words]));
+        }
+        if *bias {
+            tensors.push(tensor("bias", Dtype::F32, &[*out_features]));
+        }
+        if self.format.activation_scale == ActivationScale::Static {
+            tensors.push(tensor("input_scale", Dtype::F32, &[1]));
+            tensors.push(tensor("flatten_map", Dtype::U32, &[flat - in_features]));
+            tensors.push(tensor("flatten_index", Dtype::U32, &[*in_features, 2]));
+        }
+        tensors
+    }
+
+    /// Bytes of the tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors().iter().map(NewTensor::bytes).sum()
+    }
+
+    pub fn write(
+        &self,
+        writer: &mut CheckpointWriter,
+        weights: &QuantizedLinear,
+    ) -> Result<(), WriteError> {
+        let name = |suffix: &str| format!("{}.{suffix}", self.shape.name);
+        writer.append_words(&name("qweight"), &weights.words)?;
+        writer.append_f32(&name("scales"), &weights.scales)?;
+        writer.append_words(&name("multipliers"), &weights.multipliers)?;
+        writer.append_f32(&name("bias"), &weights.bias)?;
+        if let Some(input) = &self.input {
+            writer.append_f32(&name("input_scale"), &[input.scale])?;
+            writer.append_words(&name("flatten_map"), input.map.words())?;
+            writer.append_words(&name("flatten_index"), input.map.index())?;
+        }
+        Ok(())
+    }
+
+    /// The columns of `weights` [out, in] on the flat channels: [out, flat].
+    pub fn flat_weights(&self, weights: &[f32]) -> Vec<f32> {
+        match &self.input {
+            None => weights.to_vec(),
+            Some(input) => weights
+                .par_chunks_exact(self.shape.in_features as usize)
+                .flat_map_iter(|row| input.map.flatten_weights(row))
+                .collect(),
+        }
+    }
+
+    /// Integers for `weights` [out, in]. With a factor of the Hessian of the flat inputs by GPTQ, otherwise rounded;
+    /// `importance` is the Hessian's diagonal, or empty.
+    pub fn quantize(
+        &self,
+        weights: &[f32],
+        bias: &[f32],
+        importance: &[f64],
+        factor: Option<&Factor>,
+        clip: ClipSearch,
+    ) -> Result<(QuantizedLinear, WeightError), QuantizeError> {
+        let flat = self.flat_weights(weights);
+        let features = self.flat_features() as usize;
+        let config = GridConfig {
+            bits: self.format.weight_bits,
+            granularity: self.format.weight_scale,
+            group_size: self.format.group_size as usize,
+            clip,
+        };
+        let grid = Grid::fit(&flat, features, importance, config);
+        let (q, error) = match factor {
+            None => (grid.round(&flat), WeightError::default()),
+            Some(factor) => {
+                let result = gptq(&flat, factor, &grid);
+                let error = WeightError {
+                    gptq: result.errors.iter().sum(),
+                    rounding: result.rounding_errors.iter().sum(),
+                    damping: factor.damping_share,
+                };
+                (result.q, error)
+            }
+        };
+        let rows = q.par_chunks_exact(features);
+        let words = match self.format.weight_bits {
+            Bits::Int8 => rows.flat_map_iter(|row| pack::pack_i8(row)).collect(),
+            Bits::Int4 => rows.flat_map_iter(|row| pack::pack_i4(row)).collect(),
+        };
+        let out = self.shape.out_features as usize;
+        let multipliers = match self.format.group_size {
+            0 => Vec::new(),
+            _ => (0..out)
+                .flat_map(|row| pack::pack_multipliers(grid.row_multipliers(row)))
+                .collect(),
+        };
+        let quantized = QuantizedLinear {
+            words,
+            scales: grid.scales,
+            multipliers,
+            bias: bias.to_vec(),
+            out_features: out,
+        };
+        debug_assert_eq!(
+            quantized.scales.len(),
+            self.format.num_scales(self.shape.out_features) as usize
+        );
+        Ok((quantized, error))
+    }
+}
+
+/// Errors of a linear's outputs over the calibration inputs, summed: as they are, and had its weights been rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WeightError {
+    pub gptq: f64,
+    pub rounding: f64,
+    /// Share of the mean diagonal that was added to the Hessian.
+    pub damping: f64,
+}
+
+/// The integers of a linear, in the checkpoint's layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedLinear {
+    pub words: Vec<u32>,
+    pub scales: Vec<f32>,
+    pub multipliers: Vec<u32>,
+    /// Empty where the linear has none.
+    pub bias: Vec<f32>,
+    out_features: usize,
+}
+
+impl QuantizedLinear {
+    /// A scale for each output channel.
+    pub fn row_scales(&self) -> Vec<f32> {
+        match self.scales[..] {
+            [scale] => vec![scale; self.out_features],
+            _ => self.scales.clone(),
+        }
+    }
+}
+
+/// The embedding and the head: INT8 with a scale for each row.
+pub const TABLE_FORMAT: LinearFormat = LinearFormat {
+    weight_bits: Bits::Int8,
+    weight_scale: Granularity::PerChannel,
+    group_size: 0,
+    activation_bits: Bits::Int8,
+    activation_scale: ActivationScale::Dynamic,
+};

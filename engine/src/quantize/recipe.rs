@@ -1,0 +1,218 @@
+//! Recipes: the same steps, each with what it does or leaves out.
+
+use super::gptq::{GptqConfig, Order};
+use crate::tensor::{Bits, Granularity};
+
+/// How the linears' inputs become integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// They stay floats: a measure of the weights alone, which runs as a float model does.
+    Float,
+    /// A scale for each token, from its absmax.
+    Dynamic,
+    /// One scale for the tensor, found by calibration.
+    Static,
+}
+
+/// How static activations are cut into parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// One part each: the scale covers the largest value.
+    None,
+    /// FlattenQuant: as many as cover the calibrated maximum.
+    Cover,
+    /// As many as lower the expected error most.
+    Search,
+}
+
+/// How bits are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BitPolicy {
+    /// The same for every linear.
+    All { weights: Bits, activations: Bits },
+    /// INT4 weights and activations for at least this share of the multiply-accumulates, INT8 for the rest.
+    Int4Share(f64),
+    /// INT4 weights and activations where INT4's KL divergence is at most so many times that of INT8.
+    DivergenceLimit(f64),
+    /// INT8 activations; weights of INT4 in groups or INT8, so that all tensors take at most so many bytes.
+    Bytes(u64),
+}
+
+/// How scales move between activations and weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Smoothing {
+    Off,
+    /// SmoothQuant's formula with this migration strength.
+    Strength(f32),
+    /// The strength of the least expected error, for each group of linears.
+    Search,
+}
+
+/// What a quantization does: every knob.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    pub name: String,
+    pub activations: Activations,
+    pub bits: BitPolicy,
+    pub weight_scale: Granularity,
+    /// Of INT4 weights: features that share an integer multiplier; 0 for none.
+    pub group_size: u32,
+    pub smoothing: Smoothing,
+    pub parts: Parts,
+    /// Channels that flattening may add, as shares of a linear's inputs: with INT4 and with INT8 activations.
+    pub added_int4: f32,
+    pub added_int8: f32,
+    /// The same for the weights' own parts, of INT4 weights with one scale for the tensor.
+    pub added_weights: f32,
+    /// GPTQ; without it weights are rounded to nearest.
+    pub gptq: Option<GptqConfig>,
+    /// Whether weights' scales are searched for, clipping their largest values.
+    pub clip: bool,
+    /// Whether keys and values of the first token `<s>` are stored as floats.
+    pub prefix: bool,
+}
+
+/// Names and one line each, in the order of the help.
+pub const RECIPES: [(&str, &str); 11] = [
+    (
+        "flattenquant-w4a8",
+        "INT4 weights in groups, INT8 activations flattened to one static scale (the default)",
+    ),
+    (
+        "flattenquant",
+        "the paper: one scale per tensor, at least 48.29 % of the work INT4 by INT4, the rest INT8",
+    ),
+    (
+        "flattenquant-w8a8",
+        "every linear INT8, one scale per tensor",
+    ),
+    (
+        "smoothquant-w8a8",
+        "SmoothQuant, INT8, one scale per tensor",
+    ),
+    (
+        "smoothquant-w4a4",
+        "SmoothQuant, INT4, one scale per tensor",
+    ),
+    ("rtn-w8a8", "round to nearest, INT8, one scale per tensor"),
+    ("rtn-w4a4", "round to nearest, INT4, one scale per tensor"),
+    (
+        "rtn-w4a8",
+        "round to nearest, INT4 in groups of 32, a scale for each token; needs no calibration",
+    ),
+    (
+        "rtn-w8a8-dynamic",
+        "round to nearest, INT8 by channel, a scale for each token; needs no calibration",
+    ),
+    (
+        "gptq-w4a16",
+        "GPTQ, INT4 in groups of 128, float activations",
+    ),
+    (
+        "rtn-w4a16",
+        "round to nearest, INT4 in groups of 32, float activations; needs no calibration",
+    ),
+];
+
+impl Recipe {
+    /// The recipe of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let (int4, int8) = (Bits::Int4, Bits::Int8);
+        let all = |weights, activations| BitPolicy::All {
+            weights,
+            activations,
+        };
+        // Per tensor and static, all steps off.
+        let plain = Self {
+            name: name.to_owned(),
+            activations: Activations::Static,
+            bits: all(int8, int8),
+            weight_scale: Granularity::PerTensor,
+            group_size: 0,
+            smoothing: Smoothing::Off,
+            parts: Parts::None,
+            added_int4: 0.0,
+            added_int8: 0.0,
+            added_weights: 0.0,
+            gptq: None,
+            clip: false,
+            prefix: false,
+        };
+        let flatten = Self {
+            smoothing: Smoothing::Search,
+            parts: Parts::Search,
+            added_int4: 0.25,
+            added_int8: 0.05,
+            gptq: Some(GptqConfig {
+                order: Order::Descending,
+                ..GptqConfig::default()
+            }),
+            clip: true,
+            prefix: true,
+            ..plain.clone()
+        };
+        let dynamic = Self {
+            activations: Activations::Dynamic,
+            weight_scale: Granularity::PerChannel,
+            ..plain.clone()
+        };
+        let float = Self {
+            activations: Activations::Float,
+            bits: all(int4, int8),
+            ..dynamic.clone()
+        };
+        Some(match name {
+            "flattenquant-w4a8" => Self {
+                bits: all(int4, int8),
+                weight_scale: Granularity::PerChannel,
+                group_size: 32,
+                ..flatten
+            },
+            "flattenquant" => Self {
+                bits: BitPolicy::Int4Share(0.4829),
+                added_weights: 0.25,
+                ..flatten
+            },
+            "flattenquant-w8a8" => flatten,
+            "smoothquant-w8a8" => Self {
+                smoothing: Smoothing::Strength(0.5),
+                ..plain
+            },
+            "smoothquant-w4a4" => Self {
+                smoothing: Smoothing::Strength(0.5),
+                bits: all(int4, int4),
+                ..plain
+            },
+            "rtn-w8a8" => plain,
+            "rtn-w4a4" => Self {
+                bits: all(int4, int4),
+                ..plain
+            },
+            "rtn-w4a8" => Self {
+                bits: all(int4, int8),
+                group_size: 32,
+                ..dynamic
+            },
+            "rtn-w8a8-dynamic" => dynamic,
+            "gptq-w4a16" => Self {
+                group_size: 128,
+                gptq: Some(GptqConfig::default()),
+                ..float
+            },
+            "rtn-w4a16" => Self {
+                group_size: 32,
+                ..float
+            },
+            _ => return None,
+        })
+    }
+
+    /// Whether sample text is run through the model.
+    pub fn needs_calibration(&self) -> bool {
+        self.activations == Activations::Static
+            || self.gptq.is_some()
+            || self.smoothing != Smoothing::Off
+            || self.prefix
+            || !matches!(self.bits, BitPolicy::All { .. })
+    }
+}
