@@ -61,6 +61,7 @@ const MODULES: [(&str, &[&str]); 12] = [
             "eval",
             "exec",
             "model",
+            "ops",
             "plan",
             "session",
             "tensor",

@@ -1,0 +1,244 @@
+//! What a quantization chose and measured: for people, as a table and a model card, and for programs, as JSON.
+
+use super::linear::{LinearPlan, WeightError};
+use super::pipeline::LayerPlan;
+use super::recipe::Recipe;
+use crate::checkpoint::{ModelConfig, NewTensor};
+use crate::tensor::Bits;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub model: String,
+    pub recipe: Recipe,
+    pub calibration: Option<CalibrationReport>,
+    /// As `share,lowest,highest`, where outliers were put into the model first.
+    pub injected_outliers: Option<String>,
+    /// What calibrated and quantized.
+    pub device: String,
+    /// Of all tensors.
+    pub bytes: u64,
+    /// Bits of everything that is stored for the decoder's linears, for each of their weights.
+    pub bits_per_weight: f64,
+    /// Share of the linears' multiply-accumulates with INT4 weights and INT4 activations, before flattening, head excluded.
+    pub int4_share: f64,
+    /// Channels that flattening added, for each of the linears' input channels.
+    pub added_channels: f64,
+    pub layers: Vec<LayerReport>,
+    /// Of the two passes; absent after a dry run of the first.
+    pub cost: Option<CostReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CalibrationReport {
+    pub file: String,
+    pub windows: usize,
+    pub tokens_per_window: usize,
+    /// Tokens of each window whose keys and values are stored as floats.
+    pub stored_tokens: usize,
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    pub layer: usize,
+    pub groups: Vec<GroupReport>,
+}
+
+/// Linears that share an input.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupReport {
+    pub linears: Vec<LinearReport>,
+    pub weight_bits: u32,
+    pub group_size: u32,
+    pub activation_bits: u32,
+    /// Of a static input: what its scale covers.
+    pub threshold: Option<f32>,
+    pub in_features: u32,
+    pub added_channels: u32,
+    /// Most parts of one channel.
+    pub most_parts: u32,
+    pub smoothed: bool,
+    /// Square of the outputs' error over that of the outputs, as the choice was made by, before GPTQ.
+    pub expected_error_int4: f64,
+    pub expected_error_int8: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LinearReport {
+    pub name: String,
+    pub bytes: u64,
+    /// Sum of the squared errors of the outputs over the calibration inputs, that the rounding of the weights makes; and what
+    /// rounding to nearest would have made. Absent without GPTQ.
+    pub gptq_error: Option<f64>,
+    pub rounding_error: Option<f64>,
+    /// Of the Hessian's mean diagonal.
+    pub damping: Option<f64>,
+}
+
+/// What it took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CostReport {
+    pub calibrating_seconds: f64,
+    pub quantizing_seconds: f64,
+    /// Most that the buffers on the device took together.
+    pub device_bytes: u64,
+    /// Samples' hidden states on the host.
+    pub hidden_bytes: u64,
+    /// Most that the process had in memory, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl LayerReport {
+    pub fn new(layer: usize, plan: &LayerPlan, errors: &[(String, WeightError)]) -> Self {
+        let linear = |linear: &LinearPlan| {
+            let name = &linear.shape.name;
+            let error = errors.iter().find(|(found, _)| found == name);
+            let error = error.map(|(_, error)| *error);
+            LinearReport {
+                name: name.clone(),
+                bytes: linear.bytes(),
+                gptq_error: error.map(|error| error.gptq),
+                rounding_error: error.map(|error| error.rounding),
+                damping: error.map(|error| error.damping),
+            }
+        };
+        let groups = plan.groups.iter().map(|group| {
+            let first = &group.linears[0];
+            let input = first.input.as_ref();
+            let q_max = first.format.activation_bits.q_max() as f32;
+            GroupReport {
+                linears: group.linears.iter().map(linear).collect(),
+                weight_bits: first.format.weight_bits.count(),
+                group_size: first.format.group_size,
+                activation_bits: first.format.activation_bits.count(),
+                threshold: input.map(|input| input.scale * q_max),
+                in_features: first.shape.in_features,
+                added_channels: first.added_channels(),
+                most_parts: input
+                    .and_then(|input| input.map.x_parts().iter().max().copied())
+                    .unwrap_or(1),
+                smoothed: !group.smoothing.is_empty(),
+                expected_error_int4: group.expected_error[0],
+                expected_error_int8: group.expected_error[1],
+            }
+        });
+        Self {
+            layer,
+            groups: groups.collect(),
+        }
+    }
+}
+
+/// Totals over all linears: bits per weight, share of the work in INT4, added channels.
+pub fn totals(plan: &[LayerPlan]) -> (f64, f64, f64) {
+    let linears = || {
+        let groups = plan.iter().flat_map(|layer| &layer.groups);
+        groups.flat_map(|group| &group.linears)
+    };
+    let sum = |value: &dyn Fn(&LinearPlan) -> u64| linears().map(value).sum::<u64>() as f64;
+    let macs = sum(&LinearPlan::macs).max(1.0);
+    let int4 = sum(&|linear| {
+        let format = linear.format;
+        let both = format.weight_bits == Bits::Int4 && format.activation_bits == Bits::Int4;
+        if both { linear.macs() } else { 0 }
+    });
+    let channels = sum(&|linear| linear.shape.in_features.into()).max(1.0);
+    (
+        8.0 * sum(&LinearPlan::bytes) / macs,
+        int4 / macs,
+        sum(&|linear| linear.added_channels().into()) / channels,
+    )
+}
+
+impl Report {
+    /// One line for each group of linears, as a table in Markdown.
+    pub fn table(&self) -> String {
+        let mut text = String::from(
+            "| layer | linears | weights | activations | added channels | expected error INT4 / INT8 | GPTQ over rounding |\n\
+             | --- | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for layer in &self.layers {
+            for group in &layer.groups {
+                let names: Vec<&str> = group
+                    .linears
+                    .iter()
+                    .map(|linear| linear.name.rsplit('.').next().unwrap_or_default())
+                    .collect();
+                let groups = match group.group_size {
+                    0 => String::new(),
+                    size => format!(" in groups of {size}"),
+                };
+                let sum = |value: &dyn Fn(&LinearReport) -> Option<f64>| {
+                    group.linears.iter().map(value).sum::<Option<f64>>()
+                };
+                let gptq = sum(&|l| l.gptq_error).zip(sum(&|l| l.rounding_error));
+                let gptq = gptq.map_or("-".to_owned(), |(gptq, rounding)| {
+                    format!("{:.3}", gptq / rounding.max(f64::MIN_POSITIVE))
+                });
+                // Writing to a string does not fail.
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {:.2e} / {:.2e} | {gptq} |",
+                    layer.layer,
+                    names.join(", "),
+                    group.weight_bits,
+                    group.activation_bits,
+                    group.added_channels,
+                    100.0 * f64::from(group.added_channels) / f64::from(group.in_features),
+                    group.most_parts,
+                    group.expected_error_int4,
+                    group.expected_error_int8,
+                );
+            }
+        }
+        text
+    }
+
+    /// The model card of the quantized folder.
+    pub fn model_card(&self) -> String {
+        let calibration = match &self.calibration {
+            None => "No calibration.".to_owned(),
+            Some(calibration) => format!(
+                "Calibrated on {} windows of {} tokens of `{}` (seed {}).",
+                calibration.windows, calibration.tokens_per_window, calibration.file, calibration.seed
+            ),
+        };
+        let name = self.model.rsplit('/').next().unwrap_or(&self.model);
+        format!(
+            "# {name}, quantized: {recipe}\n\n\
+             Made from `{name}` by `plateau quantize`, recipe `{recipe}`, on {device}. {calibration} Its licence is that of the original.\n\n\
+             {bytes} bytes of tensors, {bpw:.3} bits for each weight of the decoder's linears; {share:.2} % of the linears' work in INT4 by INT4; \
+             {added:.2} % channels added by flattening.\n\n\
+             {table}",
+            recipe = self.recipe.name,
+            device = self.device,
+            bytes = self.bytes,
+            bpw = self.bits_per_weight,
+            share = 100.0 * self.int4_share,
+            added = 100.0 * self.added_channels,
+            table = self.table(),
+        )
+    }
+}
+
+/// Bytes of all tensors of the checkpoint that a plan makes.
+pub fn total_bytes(tensors: &[NewTensor]) -> u64 {
+    tensors.iter().map(NewTensor::bytes).sum()
+}
+
+/// Resident memory at most so far, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The parameters that a model's decoder linears have.
+pub fn linear_weights(config: &ModelConfig) -> u64 {
+    let weights = |l: &crate::checkpoint::LinearShape| u64::from(l.in_features) * u64::from(l.out_features);
+    config.linears().iter().map(weights).sum()
+}
