@@ -237,12 +237,7 @@ impl ModelConfig {
             linear("mlp.gate_proj", hidden, intermediate, self.mlp_bias),
             linear("mlp.up_proj", hidden, intermediate, self.mlp_bias),
         ];
-        let down = vec![linear(
-            "mlp.down_proj",
-            intermediate,
-            hidden,
-            self.mlp_bias,
-        )];
+        let down = vec![linear("mlp.down_proj", intermediate, hidden, self.mlp_bias)];
         let folds = [
             attention_norm.fold(),
             after_linear(&qkv[2], true),

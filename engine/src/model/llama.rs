@@ -1,7 +1,7 @@
 //! The Llama family: Llama, Mistral, Qwen2, Qwen3. What differs between them is in their weights and their configuration.
 
-use super::weights::{Part, WeightBuffers};
 use super::Model;
+use super::weights::{Part, WeightBuffers};
 use crate::checkpoint::{LlamaConfig, ModelConfig};
 use crate::ops::{self, Activations, AttentionInput, AttentionShape, KvPools, Projection};
 use crate::plan::{BufferId, Plan};
@@ -164,13 +164,7 @@ fn block(
             stride: shape.stride(),
             eps,
         };
-        ops::head_norm(
-            plan,
-            label("self_attn.qk_norm"),
-            s.qkv,
-            qk_norm,
-            params,
-        );
+        ops::head_norm(plan, label("self_attn.qk_norm"), s.qkv, qk_norm, params);
     }
     ops::rope(
         plan,
@@ -260,7 +254,9 @@ pub(super) fn head(
 ) -> BufferId {
     let config = &model.config;
     let hidden = config.hidden_size;
-    let norm = weights.norm.expect("logits are asked of a part with a head");
+    let norm = weights
+        .norm
+        .expect("logits are asked of a part with a head");
     let (x, rows) = match index {
         None => (x, rows),
         Some((index, count)) => {

@@ -13,8 +13,7 @@ pub use weights::{
 
 use crate::checkpoint::{Architecture, ModelConfig};
 use crate::ops::{
-    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers,
-    sample_and_advance,
+    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers, sample_and_advance,
 };
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
@@ -187,9 +186,8 @@ impl Model {
                     num_tiles: tiles,
                 };
                 let x = self.decoder(&mut plan, self.step.tokens, input, rows);
-                let logits = (logits > 0).then(|| {
-                    self.head(&mut plan, x, rows, Some((self.step.logit_index, logits)))
-                });
+                let logits = (logits > 0)
+                    .then(|| self.head(&mut plan, x, rows, Some((self.step.logit_index, logits))));
                 Step { plan, logits }
             }
             StepShape::Decode { rows, sampling } => {

@@ -1,8 +1,8 @@
 //! OPT ([arXiv 2205.01068](https://arxiv.org/abs/2205.01068)): learned positions, layer norms with bias, ReLU. Two variants:
 //! norms before attention and MLP, and after them.
 
-use super::weights::{Part, TableWeights, WeightBuffers};
 use super::Model;
+use super::weights::{Part, TableWeights, WeightBuffers};
 use crate::checkpoint::{ModelConfig, OptConfig};
 use crate::ops::{
     self, Activations, AttentionInput, AttentionShape, EmbeddingTable, KvPools, Projection,
@@ -174,9 +174,25 @@ fn pre_norm_block(
     s: &Rows,
     x: BufferId,
 ) {
-    norm(plan, index, "self_attn_layer_norm", layer.self_attn_layer_norm, s, x, s.normed);
+    norm(
+        plan,
+        index,
+        "self_attn_layer_norm",
+        layer.self_attn_layer_norm,
+        s,
+        x,
+        s.normed,
+    );
     attention(plan, index, layer, pools, s, s.normed, x);
-    norm(plan, index, "final_layer_norm", layer.final_layer_norm, s, x, s.normed);
+    norm(
+        plan,
+        index,
+        "final_layer_norm",
+        layer.final_layer_norm,
+        s,
+        x,
+        s.normed,
+    );
     mlp(plan, index, layer, s, s.normed, x);
 }
 
@@ -190,9 +206,25 @@ fn post_norm_block(
     x: BufferId,
 ) {
     attention(plan, index, layer, pools, s, x, x);
-    norm(plan, index, "self_attn_layer_norm", layer.self_attn_layer_norm, s, x, s.normed);
+    norm(
+        plan,
+        index,
+        "self_attn_layer_norm",
+        layer.self_attn_layer_norm,
+        s,
+        x,
+        s.normed,
+    );
     mlp(plan, index, layer, s, s.normed, s.normed);
-    norm(plan, index, "final_layer_norm", layer.final_layer_norm, s, s.normed, x);
+    norm(
+        plan,
+        index,
+        "final_layer_norm",
+        layer.final_layer_norm,
+        s,
+        s.normed,
+        x,
+    );
 }
 
 /// `y = layer_norm(x)`, [rows, hidden].
@@ -224,14 +256,37 @@ fn attention(
     let (rows, input, shape) = (s.rows, s.input, s.shape);
     ops::projection(plan, &layer.qkv_proj, x, s.qkv, rows, false, s.activations); // [rows, 3 * hidden]
     ops::kv_append(plan, label(".kv_append"), shape, input, s.qkv, pools, rows);
-    ops::attention(plan, label(""), shape, input, s.qkv, pools, s.attended, rows); // [rows, hidden]
-    ops::projection(plan, &layer.out_proj, s.attended, y, rows, true, s.activations); // [rows, hidden]
+    ops::attention(
+        plan,
+        label(""),
+        shape,
+        input,
+        s.qkv,
+        pools,
+        s.attended,
+        rows,
+    ); // [rows, hidden]
+    ops::projection(
+        plan,
+        &layer.out_proj,
+        s.attended,
+        y,
+        rows,
+        true,
+        s.activations,
+    ); // [rows, hidden]
 }
 
 /// `y += fc2(relu(fc1(x)))`, [rows, hidden].
 fn mlp(plan: &mut Plan, index: u32, layer: &Layer, s: &Rows, x: BufferId, y: BufferId) {
     ops::projection(plan, &layer.fc1, x, s.fc1, s.rows, false, s.activations); // [rows, ffn_dim]
-    ops::relu(plan, format!("layers.{index}.act"), s.fc1, s.rows, s.ffn_dim);
+    ops::relu(
+        plan,
+        format!("layers.{index}.act"),
+        s.fc1,
+        s.rows,
+        s.ffn_dim,
+    );
     ops::projection(plan, &layer.fc2, s.fc1, y, s.rows, true, s.activations); // [rows, hidden]
 }
 

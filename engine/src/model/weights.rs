@@ -197,9 +197,10 @@ impl Weights {
             let tensors = tensors.filter(|part| matches!(part, NormPart::Tensor(_)));
             tensors.count() as u64 * u64::from(norm.len)
         });
-        let tables = self.tables.iter().map(|TableWeights { table, .. }| {
-            u64::from(table.vocab) * u64::from(table.hidden)
-        });
+        let tables = self
+            .tables
+            .iter()
+            .map(|TableWeights { table, .. }| u64::from(table.vocab) * u64::from(table.hidden));
         linears.chain(norms).chain(tables).sum()
     }
 }

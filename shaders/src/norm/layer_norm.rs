@@ -37,7 +37,10 @@ pub fn reference(params: &Params, x: &[f32], affine: &[f32], y: &mut [f32]) {
     let hidden = params.hidden as usize;
     let (weight, bias) = affine[..2 * hidden].split_at(hidden);
     for row in 0..params.rows as usize {
-        let (x, y) = (&x[row * hidden..][..hidden], &mut y[row * hidden..][..hidden]);
+        let (x, y) = (
+            &x[row * hidden..][..hidden],
+            &mut y[row * hidden..][..hidden],
+        );
         let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / hidden as f64;
         let squares = x.iter().map(|&v| (f64::from(v) - mean).powi(2));
         let variance = squares.sum::<f64>() / hidden as f64;

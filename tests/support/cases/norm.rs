@@ -62,7 +62,9 @@ fn layer_norms() -> Vec<Case> {
         }
         if rows > 2 {
             // A mean that is larger than the deviation.
-            x[2 * row..3 * row].iter_mut().for_each(|v| *v = 5.0 + *v * 0.01);
+            x[2 * row..3 * row]
+                .iter_mut()
+                .for_each(|v| *v = 5.0 + *v * 0.01);
         }
         cases.push(
             Case::new(
