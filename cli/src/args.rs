@@ -303,7 +303,7 @@ Examples:
 pub struct Bench {
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Random weights instead of a model: tinyllama-1.1b, llama2-7b, or the path of a config.json
+    /// Random weights instead of a model: tinyllama-1.1b, llama2-7b, opt-1.3b, opt-6.7b, or the path of a config.json
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     pub shape: Option<String>,
     /// Prompt lengths (pp), separated by commas; 0 is none

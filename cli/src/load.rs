@@ -179,7 +179,7 @@ pub fn short_name(folder: &Folder) -> String {
 
 /// Number of weights, embedding and head included (tied: once), from shapes alone.
 pub fn parameters(config: &ModelConfig) -> u64 {
-    let table = u64::from(config.vocab_size) * u64::from(config.hidden_size);
+    let table = u64::from(config.vocab_size) * u64::from(config.embedding_size());
     let linears = config.linears().into_iter().map(|linear| {
         let bias = if linear.bias {
             u64::from(linear.out_features)
@@ -189,7 +189,10 @@ pub fn parameters(config: &ModelConfig) -> u64 {
         u64::from(linear.in_features) * u64::from(linear.out_features) + bias
     });
     let norms = config.norms().into_iter().map(|(_, len)| u64::from(len));
-    config.tables().len() as u64 * table + linears.sum::<u64>() + norms.sum::<u64>()
+    let floats = config.float_matrices().into_iter();
+    let floats = floats.map(|(_, [rows, columns])| u64::from(rows) * u64::from(columns));
+    let tables = config.tables().len() as u64 * table;
+    linears.chain(norms).chain(floats).sum::<u64>() + tables
 }
 
 #[cfg(test)]
@@ -245,6 +248,7 @@ mod tests {
     #[test]
     fn parameters_are_those_of_the_model_cards() {
         assert_eq!(parameters(&shape::tinyllama_1_1b()), 1_100_048_384);
+        assert_eq!(parameters(&shape::opt(2048, 24)), 1_315_758_080);
         assert_eq!(parameters(&shape::llama2_7b()), 6_738_415_616);
     }
 

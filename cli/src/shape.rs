@@ -2,16 +2,20 @@
 
 use crate::exit::{CliError, usage};
 use anyhow::Result;
-use plateau::checkpoint::{Family, ModelConfig, RopeConfig, RopeScaling};
+use plateau::checkpoint::{
+    Architecture, Family, LlamaConfig, ModelConfig, OptConfig, RopeConfig, RopeScaling,
+};
 use std::path::Path;
 
-const NAMES: [&str; 2] = ["tinyllama-1.1b", "llama2-7b"];
+const NAMES: [&str; 4] = ["tinyllama-1.1b", "llama2-7b", "opt-1.3b", "opt-6.7b"];
 
 /// A named shape, or that of a `config.json`.
 pub fn find(name: &str) -> Result<ModelConfig> {
     match name {
         "tinyllama-1.1b" => return Ok(tinyllama_1_1b()),
         "llama2-7b" => return Ok(llama2_7b()),
+        "opt-1.3b" => return Ok(opt(2048, 24)),
+        "opt-6.7b" => return Ok(opt(4096, 32)),
         path if path.ends_with(".json") => {}
         _ => {
             let known = NAMES.join(", ");
@@ -49,6 +53,14 @@ pub fn llama2_7b() -> ModelConfig {
     let layers = 32;
     ModelConfig {
         family: Family::Llama,
+        architecture: Architecture::Llama(LlamaConfig {
+            rms_norm_eps: 1e-5,
+            rope: RopeConfig {
+                theta: 10000.0,
+                scaling: RopeScaling::Default,
+            },
+            qk_norm: false,
+        }),
         hidden_size: 4096,
         intermediate_size: 11008,
         num_hidden_layers: layers,
@@ -57,17 +69,37 @@ pub fn llama2_7b() -> ModelConfig {
         head_dim: 128,
         vocab_size: 32000,
         max_position_embeddings: 4096,
-        rms_norm_eps: 1e-5,
-        rope: RopeConfig {
-            theta: 10000.0,
-            scaling: RopeScaling::Default,
-        },
         windows: vec![None; layers as usize],
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
-        qk_norm: false,
         tie_word_embeddings: false,
+    }
+}
+
+/// facebook/opt-1.3b and facebook/opt-6.7b.
+pub fn opt(hidden_size: u32, layers: u32) -> ModelConfig {
+    ModelConfig {
+        family: Family::Opt,
+        architecture: Architecture::Opt(OptConfig {
+            word_embed_proj_dim: hidden_size,
+            do_layer_norm_before: true,
+            final_layer_norm: true,
+            layer_norm_elementwise_affine: true,
+        }),
+        hidden_size,
+        intermediate_size: 4 * hidden_size,
+        num_hidden_layers: layers,
+        num_attention_heads: 32,
+        num_key_value_heads: 32,
+        head_dim: hidden_size / 32,
+        vocab_size: 50272,
+        max_position_embeddings: 2048,
+        windows: vec![None; layers as usize],
+        qkv_bias: true,
+        output_bias: true,
+        mlp_bias: true,
+        tie_word_embeddings: true,
     }
 }
 

@@ -67,8 +67,9 @@ impl Tokenizer {
             return Ok(());
         }
         let expected = format!(
-            "at most {}, the rows of model.embed_tokens (vocab_size of config.json)",
-            config.vocab_size
+            "at most {}, the rows of {} (vocab_size of config.json)",
+            config.vocab_size,
+            config.tables()[0]
         );
         Err(LoadError::invalid(
             &self.file,

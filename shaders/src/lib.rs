@@ -23,8 +23,11 @@ pub const KERNELS: &[&Kernel] = &[
     &elementwise::embedding_i8::KERNEL,
     &elementwise::gather_rows::KERNEL,
     &elementwise::silu_mul::KERNEL,
+    &elementwise::relu::KERNEL,
+    &elementwise::add_positions::KERNEL,
     // norm
     &norm::rms_norm::KERNEL,
+    &norm::layer_norm::KERNEL,
     &norm::head_norm::KERNEL,
     // attention
     &attention::rope::KERNEL,

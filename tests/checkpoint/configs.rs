@@ -2,7 +2,8 @@
 
 use crate::files::{assert_refused, open, tiny};
 use plateau::checkpoint::{
-    Family, GenerationConfig, LoadError, LoadErrorKind, ModelConfig, RopeConfig, RopeScaling,
+    Architecture, Family, Fold, GenerationConfig, LlamaConfig, LoadError, LoadErrorKind,
+    ModelConfig, OptConfig, RopeConfig, RopeScaling,
 };
 use plateau_tests::tolerance::SAME_FORMULA;
 use serde_json::{Value, json};
@@ -30,6 +31,14 @@ fn valid(changes: Value) -> ModelConfig {
 }
 
 #[track_caller]
+fn llama_of(config: &ModelConfig) -> LlamaConfig {
+    match config.architecture {
+        Architecture::Llama(llama) => llama,
+        Architecture::Opt(_) => panic!("{}", config.family.name()),
+    }
+}
+
+#[track_caller]
 fn refused(changes: Value, parts: &[&str]) {
     let parts: Vec<&str> = ["dir/config.json"].iter().chain(parts).copied().collect();
     assert_refused(config(changes), LoadErrorKind::Invalid, &parts);
@@ -41,19 +50,19 @@ fn defaults_are_those_of_transformers() {
     assert_eq!(llama.head_dim, 16);
     assert_eq!(llama.num_key_value_heads, 4);
     assert_eq!(
-        llama.rope,
+        llama_of(&llama).rope,
         RopeConfig {
             theta: 10000.0,
             scaling: RopeScaling::Default
         }
     );
     assert_eq!(llama.windows, [None; 3]);
-    assert_eq!(llama.rms_norm_eps, 1e-6);
+    assert_eq!(llama_of(&llama).rms_norm_eps, 1e-6);
     assert!(
         !llama.qkv_bias
             && !llama.output_bias
             && !llama.mlp_bias
-            && !llama.qk_norm
+            && !llama_of(&llama).qk_norm
             && !llama.tie_word_embeddings
     );
 
@@ -67,7 +76,7 @@ fn defaults_are_those_of_transformers() {
 fn families_differ_as_in_transformers() {
     let llama = valid(json!({ "attention_bias": true, "mlp_bias": true, "rms_norm_eps": 1e-05 }));
     assert!(llama.qkv_bias && llama.output_bias && llama.mlp_bias);
-    assert_eq!(llama.rms_norm_eps, 1e-5);
+    assert_eq!(llama_of(&llama).rms_norm_eps, 1e-5);
 
     let mistral =
         valid(json!({ "model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 9 }));
@@ -99,7 +108,7 @@ fn families_differ_as_in_transformers() {
     assert_eq!(valid(typed).windows, [Some(9), None, Some(9)]);
 
     let qwen3 = valid(json!({ "model_type": "qwen3", "head_dim": 20 }));
-    assert!(qwen3.qk_norm && !qwen3.qkv_bias);
+    assert!(llama_of(&qwen3).qk_norm && !qwen3.qkv_bias);
     assert_eq!(qwen3.head_dim, 20);
     assert_eq!(valid(json!({ "model_type": "qwen3" })).head_dim, 128);
     assert!(valid(json!({ "model_type": "qwen3", "attention_bias": true })).output_bias);
@@ -125,8 +134,12 @@ fn layer_types_that_mean_something_else_are_refused() {
 #[test]
 fn an_unknown_architecture_says_which_are_known() {
     refused(
-        json!({ "model_type": "opt" }),
-        &["model_type", "found 'opt'", "llama, mistral, qwen2, qwen3"],
+        json!({ "model_type": "gpt2" }),
+        &[
+            "model_type",
+            "found 'gpt2'",
+            "llama, mistral, qwen2, qwen3, opt",
+        ],
     );
     refused(
         json!({ "model_type": "ABSENT" }),
@@ -244,6 +257,191 @@ fn keys_that_change_the_mathematics_are_refused() {
     );
 }
 
+/// The changes to a config of OPT with three layers, whose keys are other ones.
+fn opt(changes: Value) -> Value {
+    let mut config = json!({ "model_type": "opt", "intermediate_size": "ABSENT", "ffn_dim": 96 });
+    for (key, value) in changes.as_object().expect("an object") {
+        config[key] = value.clone();
+    }
+    config
+}
+
+#[track_caller]
+fn opt_of(config: &ModelConfig) -> OptConfig {
+    match config.architecture {
+        Architecture::Opt(opt) => opt,
+        Architecture::Llama(_) => panic!("{}", config.family.name()),
+    }
+}
+
+#[test]
+fn opt_has_the_defaults_of_transformers() {
+    let config = valid(opt(json!({})));
+    assert_eq!((config.family, config.intermediate_size), (Family::Opt, 96));
+    assert_eq!((config.head_dim, config.num_key_value_heads), (16, 4));
+    assert!(config.qkv_bias && config.output_bias && config.mlp_bias);
+    assert!(config.tie_word_embeddings);
+    assert_eq!(config.windows, [None; 3]);
+    let expected = OptConfig {
+        word_embed_proj_dim: 64,
+        do_layer_norm_before: true,
+        final_layer_norm: true,
+        layer_norm_elementwise_affine: true,
+    };
+    assert_eq!(opt_of(&config), expected);
+    let null = opt(json!({ "word_embed_proj_dim": null, "activation_function": null }));
+    assert_eq!(valid(null), config);
+}
+
+#[test]
+fn opts_variants_are_told_apart() {
+    let post = valid(opt(
+        json!({ "do_layer_norm_before": false, "word_embed_proj_dim": 20 }),
+    ));
+    assert!(!opt_of(&post).do_layer_norm_before && !opt_of(&post).final_layer_norm);
+    assert_eq!(post.embedding_size(), 20);
+    let bare = valid(opt(json!({
+        "_remove_final_layer_norm": true, "enable_bias": false, "layer_norm_elementwise_affine": false,
+        "tie_word_embeddings": false,
+    })));
+    assert!(opt_of(&bare).do_layer_norm_before && !opt_of(&bare).final_layer_norm);
+    assert!(!opt_of(&bare).layer_norm_elementwise_affine && !bare.tie_word_embeddings);
+    assert!(!bare.qkv_bias && !bare.output_bias && !bare.mlp_bias);
+}
+
+#[test]
+fn opt_configs_that_mean_something_else_are_refused() {
+    refused(
+        opt(json!({ "activation_function": "gelu" })),
+        &["activation_function", "found 'gelu'", "'relu'"],
+    );
+    refused(
+        opt(json!({ "scale_embeddings": true })),
+        &["scale_embeddings", "found true", "expected false"],
+    );
+    refused(
+        opt(json!({ "learned_embeddings": false })),
+        &["learned_embeddings", "found false", "expected true"],
+    );
+    refused(
+        opt(json!({ "num_attention_heads": 5 })),
+        &[
+            "num_attention_heads",
+            "found 5",
+            "divisor of hidden_size, 64",
+        ],
+    );
+    for (key, bad) in [
+        ("ffn_dim", json!("ABSENT")),
+        ("ffn_dim", json!(0)),
+        ("word_embed_proj_dim", json!(0)),
+        ("max_position_embeddings", json!("ABSENT")),
+        ("vocab_size", json!(-1)),
+    ] {
+        refused(opt(json!({ key: bad })), &[key, "a whole number from 1 to"]);
+    }
+    for flag in [
+        "do_layer_norm_before",
+        "_remove_final_layer_norm",
+        "enable_bias",
+        "layer_norm_elementwise_affine",
+        "tie_word_embeddings",
+    ] {
+        refused(
+            opt(json!({ flag: "yes" })),
+            &[flag, "found \"yes\"", "true or false"],
+        );
+    }
+}
+
+/// The linears of a layer by what they share, their input's width and what precedes.
+fn groups(config: &ModelConfig, prefix: &str) -> Vec<(Vec<String>, u32, Fold)> {
+    let groups = config.layer_groups(1).into_iter().map(|group| {
+        let names = group.linears.iter().map(|linear| {
+            assert_eq!(linear.in_features, group.in_features);
+            let name = linear.name.strip_prefix(prefix);
+            name.expect("a name of this layer").to_owned()
+        });
+        (names.collect(), group.in_features, group.fold)
+    });
+    groups.collect()
+}
+
+fn norm_fold(name: &str, bias: bool) -> Fold {
+    Fold::Norm {
+        weight: format!("{name}.weight"),
+        bias: bias.then(|| format!("{name}.bias")),
+    }
+}
+
+fn linear_fold(name: &str, bias: bool, per_head: bool) -> Fold {
+    Fold::Linear {
+        name: name.to_owned(),
+        bias,
+        per_head,
+    }
+}
+
+#[test]
+fn groups_say_which_linears_share_an_input_and_what_precedes_them() {
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&n| n.to_owned()).collect() };
+    let llama = valid(json!({ "num_key_value_heads": 2, "head_dim": 10 }));
+    let layer = "model.layers.1.";
+    let expected = [
+        (
+            names(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            64,
+            norm_fold("model.layers.1.input_layernorm", false),
+        ),
+        (
+            names(&["self_attn.o_proj"]),
+            40,
+            linear_fold("model.layers.1.self_attn.v_proj", false, true),
+        ),
+        (
+            names(&["mlp.gate_proj", "mlp.up_proj"]),
+            64,
+            norm_fold("model.layers.1.post_attention_layernorm", false),
+        ),
+        (
+            names(&["mlp.down_proj"]),
+            96,
+            linear_fold("model.layers.1.mlp.up_proj", false, false),
+        ),
+    ];
+    assert_eq!(groups(&llama, layer), expected);
+
+    let layer = "model.decoder.layers.1.";
+    let name = |name: &str| format!("{layer}{name}");
+    let qkv = names(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+    for (changes, bias, folds) in [
+        (json!({}), true, true),
+        (json!({ "enable_bias": false }), false, true),
+        (json!({ "do_layer_norm_before": false }), true, false),
+        (
+            json!({ "layer_norm_elementwise_affine": false }),
+            true,
+            false,
+        ),
+    ] {
+        let norm = |of: &str| match folds {
+            true => norm_fold(&name(of), true),
+            false => Fold::None,
+        };
+        let value = linear_fold(&name("self_attn.v_proj"), bias, true);
+        let fc1 = linear_fold(&name("fc1"), bias, false);
+        assert_eq!(
+            groups(&valid(opt(changes)), layer),
+            [
+                (qkv.clone(), 64, norm("self_attn_layer_norm")),
+                (names(&["self_attn.out_proj"]), 64, value),
+                (names(&["fc1"]), 64, norm("final_layer_norm")),
+                (names(&["fc2"]), 96, fc1),
+            ]
+        );
+    }
+}
+
 #[test]
 fn text_that_is_no_config_is_refused() {
     for (text, found) in [
@@ -291,7 +489,8 @@ fn rope_is_read_in_the_old_form_and_the_new() {
         json!({ "type": "linear", "factor": 4 }),
         json!({ "rope_type": "linear", "factor": 4.0 }),
     ] {
-        let rope = valid(json!({ "rope_theta": 5e5, "rope_scaling": scaling })).rope;
+        let config = valid(json!({ "rope_theta": 5e5, "rope_scaling": scaling }));
+        let rope = llama_of(&config).rope;
         assert_eq!(
             rope,
             RopeConfig {
@@ -303,7 +502,7 @@ fn rope_is_read_in_the_old_form_and_the_new() {
     let new =
         json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "linear", "factor": 4 } });
     assert_eq!(
-        valid(new).rope,
+        llama_of(&valid(new)).rope,
         RopeConfig {
             theta: 5e5,
             scaling: linear
@@ -311,14 +510,14 @@ fn rope_is_read_in_the_old_form_and_the_new() {
     );
     let default = json!({ "rope_parameters": { "rope_theta": 3.0, "rope_type": "default" } });
     assert_eq!(
-        valid(default).rope,
+        llama_of(&valid(default)).rope,
         RopeConfig {
             theta: 3.0,
             scaling: RopeScaling::Default
         }
     );
     assert_eq!(
-        valid(json!({ "rope_parameters": { "rope_theta": 3.0 } }))
+        llama_of(&valid(json!({ "rope_parameters": { "rope_theta": 3.0 } })))
             .rope
             .theta,
         3.0

@@ -4,11 +4,14 @@ use crate::files::{
     HIDDEN, Model, RawTensor, assert_refused, f32_tensor, open, safetensors, shard_name, tiny,
     with_header, write,
 };
+use ::safetensors::SafeTensors;
+use ::safetensors::tensor::TensorView;
 use half::{bf16, f16};
 use plateau::checkpoint::{Dtype, LoadErrorKind};
 use plateau_tests::Rng;
 use pollster::block_on;
 use serde_json::{Value, json};
+use std::path::Path;
 
 const NORM: &str = "model.norm.weight";
 const FILE: &str = "model.safetensors";
@@ -369,6 +372,96 @@ fn a_bias_that_nobody_would_add_is_refused() {
         open(model.write().path()),
         LoadErrorKind::Invalid,
         &["q_proj.bias"],
+    );
+}
+
+/// A golden model that can be spoiled.
+fn golden(name: &str) -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name);
+    let read = |file: &str| std::fs::read(folder.join(file)).expect("a golden's file");
+    let bytes = read(FILE);
+    let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let raw = |view: &TensorView<'_>| RawTensor {
+        dtype: format!("{:?}", view.dtype()),
+        shape: view.shape().iter().map(|&size| size as u64).collect(),
+        data: view.data().to_vec(),
+    };
+    let tensors = tensors.tensors();
+    Model {
+        config: serde_json::from_slice(&read("config.json")).expect("JSON"),
+        tensors: tensors
+            .iter()
+            .map(|(name, view)| (name.clone(), raw(view)))
+            .collect(),
+        tokenizer: None,
+    }
+}
+
+#[test]
+fn opts_tensors_are_checked_by_name() {
+    let refused = |change: &dyn Fn(&mut Model), parts: &[&str]| {
+        let mut model = golden("opt-post-norm-project");
+        change(&mut model);
+        assert_refused(open(model.write().path()), LoadErrorKind::Invalid, parts);
+    };
+    for name in [
+        "embed_tokens.weight",
+        "embed_positions.weight",
+        "project_in.weight",
+        "project_out.weight",
+        "layers.1.self_attn_layer_norm.weight",
+        "layers.1.final_layer_norm.bias",
+        "layers.0.self_attn.out_proj.bias",
+        "layers.0.fc1.weight",
+    ] {
+        let name = format!("model.decoder.{name}");
+        let remove = |model: &mut Model| drop(model.tensors.remove(&name).expect("there"));
+        refused(&remove, &[&name, "found nothing"]);
+    }
+    // Without the two rows before position 0.
+    let shorter = |model: &mut Model| model.config["max_position_embeddings"] = json!(148);
+    let positions = "model.decoder.embed_positions.weight";
+    refused(&shorter, &[positions, "[152, 40]", "[150, 40]"]);
+    let integers = |model: &mut Model| {
+        model.tensor("model.decoder.project_in.weight").dtype = "I32".to_owned();
+    };
+    refused(&integers, &["model.decoder.project_in.weight", "I32"]);
+    // What would be added if the config did not say otherwise.
+    let without = |model: &mut Model| model.config["enable_bias"] = json!(false);
+    refused(&without, &["self_attn.q_proj.bias", "none by config.json"]);
+}
+
+#[test]
+fn opts_names_begin_with_model_or_with_decoder() {
+    let short = golden("opt-bare");
+    assert!(short.tensors.contains_key("decoder.layers.0.fc1.weight"));
+    let mut long = short.clone();
+    long.tensors = std::mem::take(&mut long.tensors)
+        .into_iter()
+        .map(|(name, raw)| match name.starts_with("decoder.") {
+            true => (format!("model.{name}"), raw),
+            false => (name, raw),
+        })
+        .collect();
+    let opened = [short.write(), long.write()].map(|folder| {
+        let checkpoint = open(folder.path()).expect("valid");
+        let name = "model.decoder.layers.1.fc2.weight";
+        block_on(checkpoint.read_f32(name, 0, 28 * 45)).expect("there")
+    });
+    assert_eq!(opened[0], opened[1]);
+    // Half of each kind is no model: what is missing is missed by its whole name.
+    let mut mixed = short;
+    let raw = mixed.tensors.remove("decoder.layers.0.fc1.weight");
+    let raw = raw.expect("there");
+    mixed
+        .tensors
+        .insert("model.decoder.layers.0.fc1.weight".to_owned(), raw);
+    assert_refused(
+        open(mixed.write().path()),
+        LoadErrorKind::Invalid,
+        &["model.decoder.embed_tokens.weight", "found nothing"],
     );
 }
 

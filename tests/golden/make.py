@@ -34,6 +34,23 @@ LOGITS_SPREAD = 3.0
 
 # What every config has. Sizes are small, and no multiple of what a kernel would like.
 COMMON = {"hidden_act": "silu", "num_hidden_layers": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "bos_token_id": 1}
+# The same of OPT. The vocabulary is a prime, and there is room for some pages of 64 keys.
+COMMON_OPT = {
+    "model_type": "opt",
+    "architectures": ["OPTForCausalLM"],
+    "activation_function": "relu",
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 150,
+    "vocab_size": 103,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "layerdrop": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "_remove_final_layer_norm": False,
+    "layer_norm_elementwise_affine": True,
+}
 
 MODELS = {
     # Grouped queries, heads wider than hidden / heads, rope frequencies on all three branches of llama3's rule, and a
@@ -149,6 +166,58 @@ MODELS = {
         "dtype": torch.bfloat16,
         "prompt_tokens": 21,
     },
+    # Norms before attention and MLP, and after the last layer; biases; tied.
+    "opt-pre-norm": {
+        "common": COMMON_OPT,
+        "config": {
+            "hidden_size": 36,
+            "word_embed_proj_dim": 36,
+            "ffn_dim": 53,
+            "num_attention_heads": 3,
+            "do_layer_norm_before": True,
+            "enable_bias": True,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float16",
+        },
+        "dtype": torch.float16,
+        "prompt_tokens": 67,
+    },
+    # Norms after attention and MLP, and an embedding narrower than the decoder, as in opt-350m.
+    "opt-post-norm-project": {
+        "common": COMMON_OPT,
+        "config": {
+            "hidden_size": 40,
+            "word_embed_proj_dim": 20,
+            "ffn_dim": 67,
+            "num_attention_heads": 4,
+            "do_layer_norm_before": False,
+            "enable_bias": True,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+        "dtype": torch.float32,
+        "prompt_tokens": 21,
+    },
+    # No bias, norms without weight and bias, none after the last layer, a head of its own, an embedding wider than the
+    # decoder; the tensors' names begin with `decoder.`, as in checkpoints of the model without its head.
+    "opt-bare": {
+        "common": COMMON_OPT,
+        "config": {
+            "hidden_size": 28,
+            "word_embed_proj_dim": 36,
+            "ffn_dim": 45,
+            "num_attention_heads": 2,
+            "do_layer_norm_before": True,
+            "_remove_final_layer_norm": True,
+            "layer_norm_elementwise_affine": False,
+            "enable_bias": False,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+        "dtype": torch.bfloat16,
+        "strip_prefix": "model.",
+        "prompt_tokens": 23,
+    },
 }
 
 
@@ -181,6 +250,8 @@ def random_weight(rng, name, shape, head_scale):
         return normal(1.0, 0.25)
     if name.endswith("bias"):
         return normal(0.0, 0.4)
+    if "embed_positions" in name:
+        return normal(0.0, 0.5)
     if "embed_tokens" in name or "lm_head" in name:
         return normal(0.0, head_scale / math.sqrt(shape[1]))
     gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.2
@@ -205,7 +276,8 @@ def reference(model, weights, prompt):
     """Logits of the prompt, the greedy continuation, and the smallest lead of a greedy token over the next best."""
     state = {name: value.double() for name, value in weights.items()}
     if "lm_head.weight" not in state:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        (embedding,) = (name for name in state if name.endswith("embed_tokens.weight"))
+        state["lm_head.weight"] = state[embedding]
     model.load_state_dict(state, strict=True)
     ids = list(prompt)
     prompt_logits, gap = None, math.inf
@@ -247,7 +319,7 @@ def make(name):
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    config = COMMON | spec["config"]
+    config = spec.get("common", COMMON) | spec["config"]
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json",
@@ -271,6 +343,8 @@ def make(name):
     else:
         raise SystemExit(f"{name}: no seed gives a clear greedy continuation")
 
+    prefix = spec.get("strip_prefix", "")
+    weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     write_weights(folder, weights, spec.get("shards", 1))
     logits = logits.float().contiguous()  # [tokens, vocab]
     safetensors.torch.save_file({"logits": logits}, folder / "golden.safetensors")

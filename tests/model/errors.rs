@@ -1,7 +1,9 @@
 //! What a session refuses, and how a device fails.
 
 use plateau::Error;
-use plateau::checkpoint::{Family, ModelConfig, RopeConfig, RopeScaling};
+use plateau::checkpoint::{
+    Architecture, Family, LlamaConfig, ModelConfig, RopeConfig, RopeScaling,
+};
 use plateau::exec::{DeviceError, Executor, GpuOptions, open_all};
 use plateau::plan::{BufferDesc, Plan};
 use plateau::sampler::SamplerConfig;
@@ -110,6 +112,14 @@ fn options_that_do_not_fit_the_checkpoint_are_refused() {
 fn a_model_that_cannot_fit_is_refused_before_anything_is_allocated() {
     let config = ModelConfig {
         family: Family::Llama,
+        architecture: Architecture::Llama(LlamaConfig {
+            rms_norm_eps: 1e-5,
+            rope: RopeConfig {
+                theta: 10000.0,
+                scaling: RopeScaling::Default,
+            },
+            qk_norm: false,
+        }),
         hidden_size: 16384,
         intermediate_size: 65536,
         num_hidden_layers: 200,
@@ -118,16 +128,10 @@ fn a_model_that_cannot_fit_is_refused_before_anything_is_allocated() {
         head_dim: 128,
         vocab_size: 32000,
         max_position_embeddings: 4096,
-        rms_norm_eps: 1e-5,
-        rope: RopeConfig {
-            theta: 10000.0,
-            scaling: RopeScaling::Default,
-        },
         windows: vec![None; 200],
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
-        qk_norm: false,
         tie_word_embeddings: false,
     };
     pollster::block_on(async {

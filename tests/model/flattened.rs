@@ -29,8 +29,14 @@ async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
             .expect("a norm");
         push(norm, Dtype::F32, &[len], bytemuck::cast_vec(values));
     }
+    for (name, shape) in config.float_matrices() {
+        let name = format!("{name}.weight");
+        let values = float.read_f32(&name, 0, (shape[0] * shape[1]) as usize);
+        let words = bytemuck::cast_vec(values.await.expect("a matrix"));
+        push(name, Dtype::F32, &shape, words);
+    }
     for table in config.tables() {
-        let (scales, rows) = rows(float, table, config.vocab_size, config.hidden_size).await;
+        let (scales, rows) = rows(float, table, config.vocab_size, config.embedding_size()).await;
         let words: Vec<u32> = rows.iter().flat_map(|row| pack::pack_i8(row)).collect();
         let row_words = words.len() as u32 / config.vocab_size;
         push(

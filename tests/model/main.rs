@@ -5,3 +5,4 @@ mod errors;
 mod flattened;
 mod promises;
 mod references;
+mod rounded;

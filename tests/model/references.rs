@@ -88,7 +88,12 @@ fn goldens_of_every_family() {
 }
 
 /// The models of shared/, with the names of their perplexity texts.
-const SHARED: [&str; 3] = ["stories260k", "babyllama-0.9m", "demo-llama-16m"];
+const SHARED: [&str; 4] = [
+    "stories260k",
+    "babyllama-0.9m",
+    "demo-llama-16m",
+    "demo-opt-17m",
+];
 
 async fn each_shared_model(test: impl AsyncFn(&Path, &Checkpoint, &mut Session, Tolerance)) {
     for name in SHARED {

@@ -18,7 +18,7 @@ pub fn goldens() -> Vec<PathBuf> {
         .collect();
     folders.sort();
     assert!(
-        folders.len() >= 5,
+        folders.len() >= 8,
         "{}: found {} models",
         root.display(),
         folders.len()

@@ -27,10 +27,17 @@ pub enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    Opt,
 }
 
 impl Family {
-    pub const ALL: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
+    pub const ALL: [Family; 5] = [
+        Family::Llama,
+        Family::Mistral,
+        Family::Qwen2,
+        Family::Qwen3,
+        Family::Opt,
+    ];
 
     /// `model_type` in `config.json`.
     pub const fn name(self) -> &'static str {
@@ -39,6 +46,7 @@ impl Family {
             Family::Mistral => "mistral",
             Family::Qwen2 => "qwen2",
             Family::Qwen3 => "qwen3",
+            Family::Opt => "opt",
         }
     }
 }
@@ -103,11 +111,49 @@ impl RopeConfig {
     }
 }
 
-/// The Llama family's shape. Checked: every size is positive and bounded, heads divide, head_dim is even.
+/// What only the Llama family has: Llama, Mistral, Qwen2, Qwen3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LlamaConfig {
+    pub rms_norm_eps: f32,
+    pub rope: RopeConfig,
+    /// RMS norm of each head of q and k (Qwen3).
+    pub qk_norm: bool,
+}
+
+/// What only OPT has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptConfig {
+    /// Width of the embedding and the head; where it is not `hidden_size`, a linear leads in and one out.
+    pub word_embed_proj_dim: u32,
+    /// Norms before attention and MLP, or after them (opt-350m).
+    pub do_layer_norm_before: bool,
+    /// A norm after the last layer: of the pre-norm variant, unless `_remove_final_layer_norm`.
+    pub final_layer_norm: bool,
+    /// Whether norms have a weight and a bias.
+    pub layer_norm_elementwise_affine: bool,
+}
+
+impl OptConfig {
+    /// PyTorch's default, which no config changes.
+    pub const LAYER_NORM_EPS: f32 = 1e-5;
+    /// Row of the position table for position 0.
+    pub const POSITION_OFFSET: u32 = 2;
+}
+
+/// Which graph a model has, with what only that graph needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Architecture {
+    Llama(LlamaConfig),
+    Opt(OptConfig),
+}
+
+/// A model's shape. Checked: every size is positive and bounded, heads divide, head_dim is even.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     pub family: Family,
+    pub architecture: Architecture,
     pub hidden_size: u32,
+    /// OPT: `ffn_dim`.
     pub intermediate_size: u32,
     pub num_hidden_layers: u32,
     pub num_attention_heads: u32,
@@ -115,16 +161,12 @@ pub struct ModelConfig {
     pub head_dim: u32,
     pub vocab_size: u32,
     pub max_position_embeddings: u32,
-    pub rms_norm_eps: f32,
-    pub rope: RopeConfig,
     /// Keys that each layer sees back from a position, itself included; `None` is all. One entry per layer.
     pub windows: Vec<Option<u32>>,
-    /// Bias of q, k and v; of o; of gate, up and down.
+    /// Bias of q, k and v; of o; of the MLP's linears.
     pub qkv_bias: bool,
     pub output_bias: bool,
     pub mlp_bias: bool,
-    /// RMS norm of each head of q and k (Qwen3).
-    pub qk_norm: bool,
     pub tie_word_embeddings: bool,
 }
 
@@ -144,58 +186,121 @@ impl ModelConfig {
                 format!("one of {}", known_families()),
             ));
         };
-        refuse_unknown_mathematics(&fields)?;
-
-        let hidden_size = fields.required_size("hidden_size", MAX_FEATURES)?;
-        let intermediate_size = fields.required_size("intermediate_size", MAX_FEATURES)?;
-        let num_hidden_layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
-        let num_attention_heads = fields.required_size("num_attention_heads", MAX_HEADS)?;
-        let num_key_value_heads = fields
-            .size("num_key_value_heads", MAX_HEADS)?
-            .unwrap_or(num_attention_heads);
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
-            return Err(fields.invalid("num_key_value_heads", num_key_value_heads, expected));
+        match family {
+            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => {
+                llama(&fields, family)
+            }
+            Family::Opt => opt(&fields),
         }
-        let head_dim = head_dim(&fields, family, hidden_size, num_attention_heads)?;
-        let attention_features = u64::from(head_dim) * u64::from(num_attention_heads);
-        if attention_features > MAX_FEATURES {
-            let expected = format!("at most {MAX_FEATURES}");
-            return Err(fields.invalid(
-                "num_attention_heads * head_dim",
-                attention_features,
-                expected,
-            ));
-        }
-        let attention_bias = fields.flag("attention_bias")?.unwrap_or(false);
-        let mlp_bias = fields.flag("mlp_bias")?.unwrap_or(false);
-        let (qkv_bias, output_bias, mlp_bias) = match family {
-            Family::Llama => (attention_bias, attention_bias, mlp_bias),
-            Family::Mistral => (false, false, false),
-            Family::Qwen2 => (true, false, false),
-            Family::Qwen3 => (attention_bias, attention_bias, false),
-        };
-        Ok(Self {
-            family,
-            hidden_size,
-            intermediate_size,
-            num_hidden_layers,
-            num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            vocab_size: fields.required_size("vocab_size", MAX_VOCAB)?,
-            max_position_embeddings: fields
-                .required_size("max_position_embeddings", MAX_POSITIONS)?,
-            rms_norm_eps: rms_norm_eps(&fields)?,
-            rope: rope(&fields)?,
-            windows: windows(&fields, family, num_hidden_layers)?,
-            qkv_bias,
-            output_bias,
-            mlp_bias,
-            qk_norm: family == Family::Qwen3,
-            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-        })
     }
+
+    /// Width of the embedding and the head.
+    pub fn embedding_size(&self) -> u32 {
+        match &self.architecture {
+            Architecture::Llama(_) => self.hidden_size,
+            Architecture::Opt(opt) => opt.word_embed_proj_dim,
+        }
+    }
+}
+
+fn llama(fields: &Fields, family: Family) -> Result<ModelConfig, LoadError> {
+    refuse_unknown_mathematics(fields)?;
+    let hidden_size = fields.required_size("hidden_size", MAX_FEATURES)?;
+    let intermediate_size = fields.required_size("intermediate_size", MAX_FEATURES)?;
+    let num_hidden_layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
+    let num_attention_heads = fields.required_size("num_attention_heads", MAX_HEADS)?;
+    let num_key_value_heads = fields
+        .size("num_key_value_heads", MAX_HEADS)?
+        .unwrap_or(num_attention_heads);
+    if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+        let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
+        return Err(fields.invalid("num_key_value_heads", num_key_value_heads, expected));
+    }
+    let head_dim = head_dim(fields, family, hidden_size, num_attention_heads)?;
+    let attention_features = u64::from(head_dim) * u64::from(num_attention_heads);
+    if attention_features > MAX_FEATURES {
+        let expected = format!("at most {MAX_FEATURES}");
+        return Err(fields.invalid(
+            "num_attention_heads * head_dim",
+            attention_features,
+            expected,
+        ));
+    }
+    let attention_bias = fields.flag("attention_bias")?.unwrap_or(false);
+    let mlp_bias = fields.flag("mlp_bias")?.unwrap_or(false);
+    let (qkv_bias, output_bias, mlp_bias) = match family {
+        Family::Llama => (attention_bias, attention_bias, mlp_bias),
+        Family::Qwen2 => (true, false, false),
+        Family::Qwen3 => (attention_bias, attention_bias, false),
+        Family::Mistral | Family::Opt => (false, false, false),
+    };
+    Ok(ModelConfig {
+        family,
+        architecture: Architecture::Llama(LlamaConfig {
+            rms_norm_eps: rms_norm_eps(fields)?,
+            rope: rope(fields)?,
+            qk_norm: family == Family::Qwen3,
+        }),
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        num_attention_heads,
+        num_key_value_heads,
+        head_dim,
+        vocab_size: fields.required_size("vocab_size", MAX_VOCAB)?,
+        max_position_embeddings: fields.required_size("max_position_embeddings", MAX_POSITIONS)?,
+        windows: windows(fields, family, num_hidden_layers)?,
+        qkv_bias,
+        output_bias,
+        mlp_bias,
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+    })
+}
+
+fn opt(fields: &Fields) -> Result<ModelConfig, LoadError> {
+    let activation = fields.text("activation_function")?.unwrap_or("relu");
+    if activation != "relu" {
+        return Err(fields.invalid("activation_function", format!("'{activation}'"), "'relu'"));
+    }
+    // OPT's sisters say by these that they are something else.
+    for (key, known) in [("learned_embeddings", true), ("scale_embeddings", false)] {
+        let found = fields.flag(key)?.unwrap_or(known);
+        if found != known {
+            return Err(fields.invalid(key, found, known));
+        }
+    }
+    let hidden_size = fields.required_size("hidden_size", MAX_FEATURES)?;
+    let num_hidden_layers = fields.required_size("num_hidden_layers", MAX_LAYERS)?;
+    let num_attention_heads = fields.required_size("num_attention_heads", MAX_HEADS)?;
+    let do_layer_norm_before = fields.flag("do_layer_norm_before")?.unwrap_or(true);
+    let remove_final_layer_norm = fields.flag("_remove_final_layer_norm")?.unwrap_or(false);
+    let bias = fields.flag("enable_bias")?.unwrap_or(true);
+    Ok(ModelConfig {
+        family: Family::Opt,
+        architecture: Architecture::Opt(OptConfig {
+            word_embed_proj_dim: fields
+                .size("word_embed_proj_dim", MAX_FEATURES)?
+                .unwrap_or(hidden_size),
+            do_layer_norm_before,
+            final_layer_norm: do_layer_norm_before && !remove_final_layer_norm,
+            layer_norm_elementwise_affine: fields
+                .flag("layer_norm_elementwise_affine")?
+                .unwrap_or(true),
+        }),
+        hidden_size,
+        intermediate_size: fields.required_size("ffn_dim", MAX_FEATURES)?,
+        num_hidden_layers,
+        num_attention_heads,
+        num_key_value_heads: num_attention_heads,
+        head_dim: head_dim(fields, Family::Opt, hidden_size, num_attention_heads)?,
+        vocab_size: fields.required_size("vocab_size", MAX_VOCAB)?,
+        max_position_embeddings: fields.required_size("max_position_embeddings", MAX_POSITIONS)?,
+        windows: vec![None; num_hidden_layers as usize],
+        qkv_bias: bias,
+        output_bias: bias,
+        mlp_bias: bias,
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(true),
+    })
 }
 
 fn known_families() -> String {
@@ -225,7 +330,7 @@ fn head_dim(
     let found = match (fields.size("head_dim", MAX_HEAD_DIM)?, family) {
         (Some(head_dim), _) => head_dim,
         (None, Family::Qwen3) => QWEN3_HEAD_DIM,
-        (None, Family::Llama | Family::Mistral | Family::Qwen2) => {
+        (None, Family::Llama | Family::Mistral | Family::Qwen2 | Family::Opt) => {
             if !hidden_size.is_multiple_of(heads) {
                 let expected =
                     format!("a divisor of hidden_size, {hidden_size}, where head_dim is not given");
@@ -334,7 +439,7 @@ fn windows(fields: &Fields, family: Family, layers: u32) -> Result<Vec<Option<u3
         )),
     };
     let (window, first_windowed) = match family {
-        Family::Llama => (None, 0),
+        Family::Llama | Family::Opt => (None, 0),
         Family::Mistral => (window()?, 0),
         Family::Qwen2 | Family::Qwen3 => {
             let used = fields.flag("use_sliding_window")?.unwrap_or(false);

@@ -11,12 +11,12 @@ mod source;
 mod write;
 
 pub use config::{
-    Family, GenerationConfig, MAX_FEATURES, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS,
-    MAX_VOCAB, ModelConfig, RopeConfig, RopeScaling,
+    Architecture, Family, GenerationConfig, LlamaConfig, MAX_FEATURES, MAX_HEAD_DIM, MAX_HEADS,
+    MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, ModelConfig, OptConfig, RopeConfig, RopeScaling,
 };
 pub use error::{LoadError, LoadErrorKind};
 pub use folder::Folder;
-pub use names::{EMBEDDING, Fold, HEAD, LinearGroup, LinearShape};
+pub use names::{Fold, HEAD, LayerShape, LinearGroup, LinearShape, NormShape};
 pub use quantized::{
     ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat,
     MAX_PARTS, QUANT_METHOD, QuantizationConfig, check_flatten_map,

@@ -53,7 +53,12 @@
 //! | `NAME.flatten_index` | U32 `[in, 2]` | `"static"` |
 //! | `model.embed_tokens.qweight`, `lm_head.qweight` | U32 `[vocab, round_up(hidden, 32) / 4]` | always; untied |
 //! | `model.embed_tokens.scales`, `lm_head.scales` | F32 `[vocab]` | the same |
-//! | norm weights, under their float names | F32 | always |
+//! | norm weights and biases, under their float names | F32 | always |
+//!
+//! OPT's names begin with `model.decoder.` where Llama's begin with `model.`. Its `model.decoder.embed_positions.weight`
+//! `[positions + 2, hidden]`, and where the embedding's width is not the decoder's `model.decoder.project_in.weight` and
+//! `model.decoder.project_out.weight`, stay as they are in the float model: F32, F16 or BF16. (`hidden` of the embedding and the
+//! head is then `word_embed_proj_dim`.)
 //!
 //! INT8 words hold four two's complement bytes, the first feature in the lowest byte; the padding is 0. INT4 words hold eight
 //! offset binary nibbles `n = w + 8`: the word of features f to f+7 has in byte b (0 to 3) feature f+b in the low nibble and
@@ -400,15 +405,16 @@ pub(super) fn check_tensors(
             expected,
         ));
     }
-    let (vocab, hidden) = (config.vocab_size.into(), config.hidden_size);
+    let vocab = config.vocab_size.into();
     for table in config.tables() {
-        let words = u64::from(padded(hidden) / WORD_BYTES);
+        let words = u64::from(padded(config.embedding_size()) / WORD_BYTES);
         checkpoint.expect_dtype(&format!("{table}.qweight"), &[vocab, words], Dtype::U32)?;
         checkpoint.expect_dtype(&format!("{table}.scales"), &[vocab], Dtype::F32)?;
     }
     for (norm, len) in config.norms() {
         checkpoint.expect_dtype(&norm, &[len.into()], Dtype::F32)?;
     }
+    checkpoint.check_float_matrices()?;
     linears
         .iter()
         .try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))

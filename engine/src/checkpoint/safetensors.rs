@@ -8,7 +8,8 @@ use super::config::MAX_CONFIG_BYTES;
 use super::folder::is_file_name;
 use super::json::UniqueKeys;
 use super::{
-    ByteSource, Folder, GenerationConfig, LoadError, ModelConfig, QuantizationConfig, quantized,
+    ByteSource, Family, Folder, GenerationConfig, LoadError, ModelConfig, QuantizationConfig,
+    quantized,
 };
 use half::{bf16, f16};
 use serde::Deserialize;
@@ -174,7 +175,10 @@ impl Checkpoint {
             GenerationConfig::parse(None, (&config_file, &config_text))?
         };
 
-        let (files, tensors) = open_tensors(&folder).await?;
+        let (files, mut tensors) = open_tensors(&folder).await?;
+        if config.family == Family::Opt {
+            tensors = with_whole_names(tensors);
+        }
         let checkpoint = Self {
             folder,
             config,
@@ -387,9 +391,10 @@ impl Checkpoint {
         for table in config.tables() {
             self.expect_float(
                 &format!("{table}.weight"),
-                &[config.vocab_size.into(), config.hidden_size.into()],
+                &[config.vocab_size.into(), config.embedding_size().into()],
             )?;
         }
+        self.check_float_matrices()?;
         for (norm, len) in config.norms() {
             self.expect_float(&norm, &[len.into()])?;
         }
@@ -400,6 +405,14 @@ impl Checkpoint {
                 &[linear.out_features.into(), linear.in_features.into()],
             )?;
             self.check_bias(&linear.name, linear.out_features, linear.bias)?;
+        }
+        Ok(())
+    }
+
+    /// What is float in every checkpoint.
+    pub(super) fn check_float_matrices(&self) -> Result<(), LoadError> {
+        for (name, shape) in self.config.float_matrices() {
+            self.expect_float(&format!("{name}.weight"), &shape.map(u64::from))?;
         }
         Ok(())
     }
@@ -425,6 +438,23 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// OPT's tensors are `model.decoder.…`; those that were saved from the model without its head are `decoder.…`.
+fn with_whole_names(tensors: BTreeMap<String, TensorInfo>) -> BTreeMap<String, TensorInfo> {
+    const DECODER: &str = "decoder.";
+    let whole = |name: &String| name.starts_with("model.decoder.");
+    if tensors.keys().any(whole) {
+        return tensors;
+    }
+    let named = tensors.into_iter().map(|(name, info)| {
+        if name.starts_with(DECODER) {
+            (format!("model.{name}"), info)
+        } else {
+            (name, info)
+        }
+    });
+    named.collect()
 }
 
 /// The files that hold a folder's tensors, and where each tensor lies.

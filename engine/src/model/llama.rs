@@ -1,9 +1,63 @@
 //! The Llama family: Llama, Mistral, Qwen2, Qwen3. What differs between them is in their weights and their configuration.
 
-use super::{DecoderLayer, Model};
-use crate::ops::{self, Activations, AttentionInput, AttentionShape, KvPools};
+use super::Model;
+use super::weights::{Part, WeightBuffers};
+use crate::checkpoint::{LlamaConfig, ModelConfig};
+use crate::ops::{self, Activations, AttentionInput, AttentionShape, KvPools, Projection};
 use crate::plan::{BufferId, Plan};
-use plateau_shaders::{norm::head_norm, padded};
+use plateau_shaders::norm::head_norm;
+
+/// The weights of one decoder layer.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub input_layernorm: BufferId,
+    pub qkv_proj: Projection,
+    /// q_norm and k_norm (Qwen3).
+    pub qk_norm: Option<BufferId>,
+    pub o_proj: Projection,
+    pub post_attention_layernorm: BufferId,
+    pub gate_up_proj: Projection,
+    pub down_proj: Projection,
+}
+
+/// What lies between embedding and head.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    pub config: LlamaConfig,
+    pub layers: Vec<Layer>,
+    /// Of a part with a head.
+    pub norm: Option<BufferId>,
+}
+
+impl Weights {
+    pub(super) fn declare(
+        config: &ModelConfig,
+        llama: LlamaConfig,
+        part: &Part,
+        buffers: &mut WeightBuffers<'_>,
+    ) -> Self {
+        let layers = part.layers.clone().map(|layer| {
+            let shape = config.layer(layer);
+            let [qkv, o, gate_up, down] = shape.groups;
+            Layer {
+                input_layernorm: buffers.rms_norm(&[shape.attention_norm]),
+                qkv_proj: buffers.projection(qkv),
+                qk_norm: shape.qk_norm.map(|norms| buffers.rms_norm(&norms)),
+                o_proj: buffers.projection(o),
+                post_attention_layernorm: buffers.rms_norm(&[shape.mlp_norm]),
+                gate_up_proj: buffers.projection(gate_up),
+                down_proj: buffers.projection(down),
+            }
+        });
+        let layers = layers.collect();
+        let norm = config.last_norm().filter(|_| part.head);
+        Self {
+            config: llama,
+            layers,
+            norm: norm.map(|norm| buffers.rms_norm(&[norm])),
+        }
+    }
+}
 
 /// The scratch that all layers of a plan share.
 struct Scratch {
@@ -18,6 +72,7 @@ struct Scratch {
 /// Embedding and decoder layers, as far as the part has them: the residual stream, [rows, hidden].
 pub(super) fn decoder(
     model: &Model,
+    weights: &Weights,
     plan: &mut Plan,
     tokens: BufferId,
     input: AttentionInput,
@@ -33,16 +88,13 @@ pub(super) fn decoder(
         attended: plan.scratch("attended", n * u64::from(heads)),
         gate_up: plan.scratch("gate_up", n * 2 * u64::from(config.intermediate_size)),
         activated: plan.scratch("activated", n * u64::from(config.intermediate_size)),
-        activations: activations(model, plan, rows),
+        activations: model.activations(plan, rows),
     };
-    let x = model
-        .step
-        .hidden
-        .unwrap_or_else(|| plan.scratch("residual", n * u64::from(config.hidden_size)));
+    let x = model.residual(plan, rows);
     if let (true, Some(table)) = (model.part.embedding, &model.weights.embed_tokens) {
         ops::embedding(plan, &table.table, tokens, x, rows); // [rows, hidden]
     }
-    for (i, layer) in model.part.layers.clone().zip(&model.weights.layers) {
+    for (i, layer) in model.part.layers.clone().zip(&weights.layers) {
         let shape = AttentionShape {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
@@ -51,6 +103,7 @@ pub(super) fn decoder(
         };
         block(
             model,
+            weights.config,
             plan,
             i,
             layer,
@@ -68,9 +121,10 @@ pub(super) fn decoder(
 /// One decoder layer: attention and MLP, each added to `x`.
 fn block(
     model: &Model,
+    llama: LlamaConfig,
     plan: &mut Plan,
     index: u32,
-    layer: &DecoderLayer,
+    layer: &Layer,
     shape: AttentionShape,
     pools: KvPools,
     input: AttentionInput,
@@ -79,14 +133,14 @@ fn block(
     rows: u32,
 ) {
     let config = &model.config;
-    let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+    let (hidden, eps) = (config.hidden_size, llama.rms_norm_eps);
     let label = |name: &str| format!("layers.{index}.{name}");
 
     ops::rms_norm(
         plan,
         label("input_layernorm"),
         x,
-        layer.input_layernorm.buffer,
+        layer.input_layernorm,
         s.normed,
         rows,
         hidden,
@@ -101,7 +155,7 @@ fn block(
         false,
         s.activations,
     ); // [rows, (heads + 2 kv_heads) * head_dim]
-    if let Some(qk_norm) = &layer.qk_norm {
+    if let Some(qk_norm) = layer.qk_norm {
         let params = head_norm::Params {
             rows,
             heads: shape.heads,
@@ -110,13 +164,7 @@ fn block(
             stride: shape.stride(),
             eps,
         };
-        ops::head_norm(
-            plan,
-            label("self_attn.qk_norm"),
-            s.qkv,
-            qk_norm.buffer,
-            params,
-        );
+        ops::head_norm(plan, label("self_attn.qk_norm"), s.qkv, qk_norm, params);
     }
     ops::rope(
         plan,
@@ -156,7 +204,7 @@ fn block(
         s.activations,
     ); // [rows, hidden]
 
-    let norm = layer.post_attention_layernorm.buffer;
+    let norm = layer.post_attention_layernorm;
     ops::rms_norm(
         plan,
         label("post_attention_layernorm"),
@@ -198,6 +246,7 @@ fn block(
 /// Final norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
 pub(super) fn head(
     model: &Model,
+    weights: &Weights,
     plan: &mut Plan,
     x: BufferId,
     rows: u32,
@@ -205,8 +254,9 @@ pub(super) fn head(
 ) -> BufferId {
     let config = &model.config;
     let hidden = config.hidden_size;
-    let weights = model.weights.head.as_ref();
-    let weights = weights.expect("logits are asked of a part with a head");
+    let norm = weights
+        .norm
+        .expect("logits are asked of a part with a head");
     let (x, rows) = match index {
         None => (x, rows),
         Some((index, count)) => {
@@ -216,7 +266,6 @@ pub(super) fn head(
         }
     };
     let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
-    let norm = weights.norm.buffer;
     ops::rms_norm(
         plan,
         "norm".to_owned(),
@@ -225,13 +274,13 @@ pub(super) fn head(
         normed,
         rows,
         hidden,
-        config.rms_norm_eps,
+        weights.config.rms_norm_eps,
     );
     let logits = plan.scratch("logits", u64::from(rows) * u64::from(config.vocab_size));
-    let quantized = activations(model, plan, rows);
+    let quantized = model.activations(plan, rows);
     ops::projection(
         plan,
-        &weights.lm_head,
+        model.lm_head(),
         normed,
         logits,
         rows,
@@ -239,14 +288,4 @@ pub(super) fn head(
         quantized,
     ); // [rows, vocab]
     logits
-}
-
-/// Room for the quantized input of any projection.
-fn activations(model: &Model, plan: &mut Plan, rows: u32) -> Activations {
-    let linears = model.weights.linears().map(|l| l.linear.in_features);
-    let widest = linears.chain([model.config.hidden_size]).max().unwrap_or(0);
-    Activations {
-        x_q: plan.scratch("x_q", u64::from(rows) * u64::from(padded(widest) / 4)),
-        x_scale: plan.scratch("x_scale", u64::from(rows)),
-    }
 }

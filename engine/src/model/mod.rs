@@ -2,20 +2,23 @@
 
 mod kv_cache;
 mod llama;
+mod opt;
 mod weights;
 
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
-    DecoderLayer, HeadWeights, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormWeights, Part,
-    Source, TableWeights, Weights, WeightsConfig,
+    Decoder, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormPart, NormWeights, Part, Source,
+    TableWeights, Weights, WeightsConfig,
 };
 
-use crate::checkpoint::ModelConfig;
-use crate::ops::{AttentionInput, KvPools, Sampling, SamplingBuffers, sample_and_advance};
+use crate::checkpoint::{Architecture, ModelConfig};
+use crate::ops::{
+    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers, sample_and_advance,
+};
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
 use crate::tensor::KvType;
-use plateau_shaders::PAGE_SIZE;
+use plateau_shaders::{PAGE_SIZE, padded};
 
 /// Sizes that the user decides.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +55,7 @@ pub struct StepBuffers {
     pub logit_index: BufferId,
     /// [max_sequences, table_stride]
     pub block_table: BufferId,
-    /// [positions, head_dim / 2] (cos, sin)
+    /// [positions, head_dim / 2] (cos, sin); unused where a family has no rope
     pub rope_table: BufferId,
     /// [max_rows, hidden] f32, of a model that is a part: what its first layer takes and its last one leaves.
     pub hidden: Option<BufferId>,
@@ -135,7 +138,12 @@ impl Model {
             ),
             rope_table: shared.add(
                 "step.rope_table",
-                u64::from(capacity.context_size) * u64::from(config.head_dim),
+                match &config.architecture {
+                    Architecture::Llama(_) => {
+                        u64::from(capacity.context_size) * u64::from(config.head_dim)
+                    }
+                    Architecture::Opt(_) => 0,
+                },
             ),
             hidden: (part != Part::whole(&config))
                 .then(|| shared.add("step.hidden", rows * u64::from(config.hidden_size))),
@@ -177,16 +185,9 @@ impl Model {
                     tiles: self.step.tiles,
                     num_tiles: tiles,
                 };
-                let x = llama::decoder(self, &mut plan, self.step.tokens, input, rows);
-                let logits = (logits > 0).then(|| {
-                    llama::head(
-                        self,
-                        &mut plan,
-                        x,
-                        rows,
-                        Some((self.step.logit_index, logits)),
-                    )
-                });
+                let x = self.decoder(&mut plan, self.step.tokens, input, rows);
+                let logits = (logits > 0)
+                    .then(|| self.head(&mut plan, x, rows, Some((self.step.logit_index, logits))));
                 Step { plan, logits }
             }
             StepShape::Decode { rows, sampling } => {
@@ -196,8 +197,8 @@ impl Model {
                     tiles: self.step.tiles,
                     num_tiles: rows,
                 };
-                let x = llama::decoder(self, &mut plan, self.decode.tokens, input, rows);
-                let logits = llama::head(self, &mut plan, x, rows, None);
+                let x = self.decoder(&mut plan, self.decode.tokens, input, rows);
+                let logits = self.head(&mut plan, x, rows, None);
                 sample_and_advance(
                     &mut plan,
                     &sampling,
@@ -214,9 +215,67 @@ impl Model {
         }
     }
 
-    /// (cos, sin) of every position and pair, [context_size, head_dim / 2].
+    /// Embedding and decoder layers, as far as the part has them: the residual stream, [rows, hidden].
+    fn decoder(
+        &self,
+        plan: &mut Plan,
+        tokens: BufferId,
+        input: AttentionInput,
+        rows: u32,
+    ) -> BufferId {
+        match &self.weights.decoder {
+            Decoder::Llama(w) => llama::decoder(self, w, plan, tokens, input, rows),
+            Decoder::Opt(w) => opt::decoder(self, w, plan, tokens, input, rows),
+        }
+    }
+
+    /// Last norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
+    fn head(
+        &self,
+        plan: &mut Plan,
+        x: BufferId,
+        rows: u32,
+        index: Option<(BufferId, u32)>,
+    ) -> BufferId {
+        match &self.weights.decoder {
+            Decoder::Llama(w) => llama::head(self, w, plan, x, rows, index),
+            Decoder::Opt(w) => opt::head(self, w, plan, x, rows, index),
+        }
+    }
+
+    /// The residual stream of a step, [rows, hidden].
+    fn residual(&self, plan: &mut Plan, rows: u32) -> BufferId {
+        let words = u64::from(rows) * u64::from(self.config.hidden_size);
+        let hidden = self.step.hidden;
+        hidden.unwrap_or_else(|| plan.scratch("residual", words))
+    }
+
+    /// The head's weights.
+    ///
+    /// # Panics
+    /// Where the part has none.
+    fn lm_head(&self) -> &Projection {
+        let head = self.weights.lm_head.as_ref();
+        head.expect("logits are asked of a part with a head")
+    }
+
+    /// Room for the quantized input of any projection.
+    fn activations(&self, plan: &mut Plan, rows: u32) -> Activations {
+        let linears = self.weights.linears().map(|l| l.linear.in_features);
+        let widths = linears.chain([self.config.embedding_size()]);
+        let widest = widths.max().unwrap_or(0);
+        Activations {
+            x_q: plan.scratch("x_q", u64::from(rows) * u64::from(padded(widest) / 4)),
+            x_scale: plan.scratch("x_scale", u64::from(rows)),
+        }
+    }
+
+    /// (cos, sin) of every position and pair, [context_size, head_dim / 2]; empty where a family has no rope.
     pub fn rope_table(&self) -> Vec<[f32; 2]> {
-        let frequencies = self.config.rope.inverse_frequencies(self.config.head_dim);
+        let frequencies = match &self.config.architecture {
+            Architecture::Llama(llama) => llama.rope.inverse_frequencies(self.config.head_dim),
+            Architecture::Opt(_) => Vec::new(),
+        };
         let angles = (0..self.capacity.context_size).flat_map(|position| {
             frequencies
                 .iter()
@@ -229,6 +288,6 @@ impl Model {
 
     /// Number of weights, embedding and head included (tied: once).
     pub fn parameters(&self) -> u64 {
-        self.weights.parameters(&self.config)
+        self.weights.parameters()
     }
 }

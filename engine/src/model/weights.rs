@@ -1,6 +1,8 @@
-//! Which tensor of a checkpoint goes where: the one place that knows the names and shapes of the Llama family.
+//! Which tensor of a checkpoint goes where: buffers for the tensors that `checkpoint/names.rs` lists. Each family puts its own
+//! together, in its file.
 
-use crate::checkpoint::ModelConfig;
+use super::{llama, opt};
+use crate::checkpoint::{Architecture, HEAD, LinearGroup, ModelConfig, NormShape};
 use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, WeightFormat};
 use crate::plan::{BufferId, SharedBuffers};
 use crate::tensor::Bits;
@@ -21,6 +23,16 @@ pub struct WeightsConfig<'a> {
     pub table: WeightFormat,
     /// The largest buffer that can be bound, in bytes; larger weights are split by rows.
     pub max_buffer_bytes: u64,
+}
+
+impl WeightsConfig<'_> {
+    /// Of the linears that are float in every mode.
+    fn float(&self) -> WeightFormat {
+        match self.table {
+            WeightFormat::F32 => WeightFormat::F32,
+            WeightFormat::F16 | WeightFormat::Int { .. } => WeightFormat::F16,
+        }
+    }
 }
 
 /// Which pieces of a model there are: all of them, or some layers, for a program that has the others elsewhere or no longer.
@@ -58,24 +70,33 @@ pub struct Source {
 
 /// A linear of the plan with its tensors.
 #[derive(Clone, Debug)]
-pub struct LinearWeights<'a> {
-    pub linear: &'a Linear,
+pub struct LinearWeights {
+    pub linear: Linear,
     /// Columns of the tensors in the checkpoint's float form.
     pub in_features: u32,
     /// One after another, the linear's rows.
-    pub sources: &'a [Source],
+    pub sources: Vec<Source>,
 }
 
-/// A vector that is used as it is.
+/// A part of a norm's vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NormPart {
+    /// A tensor of the checkpoint.
+    Tensor(String),
+    /// What stands for a tensor that the norm does not have: 1 for a weight, 0 for a bias.
+    Constant(f32),
+}
+
+/// Vectors that are used as they are: a norm's weight; weight and bias; the weights of q_norm and k_norm.
 #[derive(Clone, Debug)]
 pub struct NormWeights {
     pub buffer: BufferId,
-    /// The tensors, one after another.
-    pub tensors: Vec<String>,
+    /// One after another, of `len` each.
+    pub parts: Vec<NormPart>,
     pub len: u32,
 }
 
-/// The embedding or the head as a table of rows.
+/// The embedding, the head or the positions as a table of rows.
 #[derive(Clone, Debug)]
 pub struct TableWeights {
     pub table: EmbeddingTable,
@@ -83,19 +104,11 @@ pub struct TableWeights {
     pub name: String,
 }
 
-/// The weights of one decoder layer.
+/// What lies between embedding and head, by family.
 #[derive(Clone, Debug)]
-pub struct DecoderLayer {
-    pub input_layernorm: NormWeights,
-    pub qkv_proj: Projection,
-    /// q_norm and k_norm (Qwen3).
-    pub qk_norm: Option<NormWeights>,
-    pub o_proj: Projection,
-    pub post_attention_layernorm: NormWeights,
-    pub gate_up_proj: Projection,
-    pub down_proj: Projection,
-    /// Sources of the linears of the four projections, in their order.
-    sources: Vec<Vec<Source>>,
+pub enum Decoder {
+    Llama(llama::Weights),
+    Opt(opt::Weights),
 }
 
 /// Every weight of a part of the model.
@@ -103,17 +116,12 @@ pub struct DecoderLayer {
 pub struct Weights {
     /// Of the embedding, and of a head that is tied to it.
     pub embed_tokens: Option<TableWeights>,
-    pub layers: Vec<DecoderLayer>,
-    pub head: Option<HeadWeights>,
-}
-
-/// Final norm and head.
-#[derive(Clone, Debug)]
-pub struct HeadWeights {
-    pub norm: NormWeights,
-    pub lm_head: Projection,
-    /// `None` where the head is the embedding.
-    pub table: Option<TableWeights>,
+    pub decoder: Decoder,
+    /// Of a part with a head.
+    pub lm_head: Option<Projection>,
+    tables: Vec<TableWeights>,
+    linears: Vec<LinearWeights>,
+    norms: Vec<NormWeights>,
 }
 
 impl Weights {
@@ -123,120 +131,89 @@ impl Weights {
         weights: &WeightsConfig<'_>,
         shared: &mut SharedBuffers,
     ) -> Self {
-        let table = |shared: &mut SharedBuffers, name: &str| TableWeights {
-            table: EmbeddingTable {
-                hidden: config.hidden_size,
-                vocab: config.vocab_size,
-                format: weights.table,
-                ranges: row_ranges(
-                    shared,
-                    name,
-                    weights.table,
-                    config.hidden_size,
-                    config.vocab_size,
-                    false,
-                    weights.max_buffer_bytes,
-                ),
-            },
-            name: name.to_owned(),
+        let mut buffers = WeightBuffers {
+            weights,
+            shared,
+            tables: Vec::new(),
+            linears: Vec::new(),
+            norms: Vec::new(),
         };
         let tied = config.tie_word_embeddings;
-        let embed_tokens =
-            (part.embedding || part.head && tied).then(|| table(shared, "model.embed_tokens"));
-        let layers = part
-            .layers
-            .clone()
-            .map(|layer| declare_layer(config, weights, shared, layer))
-            .collect();
-        let head = part.head.then(|| {
-            let norm = vector(
-                shared,
-                vec!["model.norm.weight".to_owned()],
-                config.hidden_size,
-            );
-            let own = (!tied).then(|| table(shared, "lm_head"));
-            let head_table = own.as_ref().or(embed_tokens.as_ref());
-            let lm_head = declare_head(
-                config,
-                weights.table,
-                head_table.expect("a tied head has the embedding's table"),
-            );
-            HeadWeights {
-                norm,
-                lm_head,
-                table: own,
+        let shape = [config.vocab_size, config.embedding_size()];
+        let embed_tokens = (part.embedding || part.head && tied)
+            .then(|| buffers.table(config.tables()[0], weights.table, shape));
+        let decoder = match &config.architecture {
+            Architecture::Llama(llama) => {
+                Decoder::Llama(llama::Weights::declare(config, *llama, part, &mut buffers))
             }
+            Architecture::Opt(opt) => {
+                Decoder::Opt(opt::Weights::declare(config, *opt, part, &mut buffers))
+            }
+        };
+        let own = (part.head && !tied).then(|| buffers.table(HEAD, weights.table, shape));
+        let head_table = own.as_ref().or(embed_tokens.as_ref());
+        let lm_head = part.head.then(|| {
+            let table = head_table.expect("a tied head has the embedding's table");
+            declare_head(weights.table, table)
         });
+        let WeightBuffers {
+            tables,
+            linears,
+            norms,
+            ..
+        } = buffers;
         Self {
             embed_tokens,
-            layers,
-            head,
+            decoder,
+            lm_head,
+            tables,
+            linears,
+            norms,
         }
     }
 
     /// The decoder's linears with their tensors.
-    pub fn linears(&self) -> impl Iterator<Item = LinearWeights<'_>> {
-        self.layers.iter().flat_map(|layer| {
-            let projections = [
-                &layer.qkv_proj,
-                &layer.o_proj,
-                &layer.gate_up_proj,
-                &layer.down_proj,
-            ];
-            let linears = projections
-                .into_iter()
-                .flat_map(|p| p.linears.iter().map(|linear| (p.in_features, linear)));
-            linears
-                .zip(&layer.sources)
-                .map(|((in_features, linear), sources)| LinearWeights {
-                    linear,
-                    in_features,
-                    sources,
-                })
-        })
+    pub fn linears(&self) -> impl Iterator<Item = &LinearWeights> {
+        self.linears.iter()
     }
 
     /// The vectors that are used as they are.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.input_layernorm, &layer.post_attention_layernorm]
-                .into_iter()
-                .chain(&layer.qk_norm)
-        });
-        layers.chain(self.head.as_ref().map(|head| &head.norm))
+        self.norms.iter()
     }
 
-    /// The embedding, and the head where it is another tensor.
+    /// The embedding, the head where it is another tensor, and the table of positions where there is one.
     pub fn tables(&self) -> impl Iterator<Item = &TableWeights> {
-        let head = self.head.as_ref().and_then(|head| head.table.as_ref());
-        self.embed_tokens.iter().chain(head)
+        self.tables.iter()
     }
 
-    pub(super) fn parameters(&self, config: &ModelConfig) -> u64 {
-        let linears: u64 = self
-            .linears()
-            .map(|l| {
-                u64::from(l.linear.out_features)
-                    * (u64::from(l.in_features) + u64::from(l.linear.has_bias))
-            })
-            .sum();
-        let norms: u64 = self.norms().map(|norm| u64::from(norm.len)).sum();
-        let tables = self.tables().count() as u64
-            * u64::from(config.vocab_size)
-            * u64::from(config.hidden_size);
-        linears + norms + tables
+    pub(super) fn parameters(&self) -> u64 {
+        let linears = self.linears.iter().map(|l| {
+            u64::from(l.linear.out_features)
+                * (u64::from(l.in_features) + u64::from(l.linear.has_bias))
+        });
+        let norms = self.norms.iter().map(|norm| {
+            let tensors = norm.parts.iter();
+            let tensors = tensors.filter(|part| matches!(part, NormPart::Tensor(_)));
+            tensors.count() as u64 * u64::from(norm.len)
+        });
+        let tables = self
+            .tables
+            .iter()
+            .map(|TableWeights { table, .. }| u64::from(table.vocab) * u64::from(table.hidden));
+        linears.chain(norms).chain(tables).sum()
     }
 }
 
 /// The head over the rows of `table`.
-fn declare_head(config: &ModelConfig, format: WeightFormat, table: &TableWeights) -> Projection {
+fn declare_head(format: WeightFormat, TableWeights { table, .. }: &TableWeights) -> Projection {
     Projection {
-        in_features: config.hidden_size,
-        out_features: config.vocab_size,
+        in_features: table.hidden,
+        out_features: table.vocab,
         linears: vec![Linear {
             label: "lm_head".to_owned(),
-            in_features: config.hidden_size,
-            out_features: config.vocab_size,
+            in_features: table.hidden,
+            out_features: table.vocab,
             first_out: 0,
             format,
             input: match format {
@@ -245,75 +222,145 @@ fn declare_head(config: &ModelConfig, format: WeightFormat, table: &TableWeights
             },
             static_buffers: None,
             has_bias: false,
-            ranges: table.table.ranges.clone(),
+            ranges: table.ranges.clone(),
         }],
     }
 }
 
-fn declare_layer(
-    config: &ModelConfig,
-    weights: &WeightsConfig<'_>,
-    shared: &mut SharedBuffers,
-    layer: u32,
-) -> DecoderLayer {
-    let prefix = format!("model.layers.{layer}");
-    let hidden = config.hidden_size;
-    let heads = config.num_attention_heads * config.head_dim;
-    let kv = config.num_key_value_heads * config.head_dim;
-    let mut sources = Vec::new();
-    let mut projection =
-        |shared: &mut SharedBuffers, in_features: u32, has_bias: bool, parts: &[(&str, u32)]| {
-            let parts: Vec<Source> = parts
-                .iter()
-                .map(|(name, rows)| Source {
-                    name: format!("{prefix}.{name}"),
-                    rows: *rows,
-                })
-                .collect();
-            declare_projection(weights, shared, in_features, has_bias, parts, &mut sources)
-        };
-    let norm = |shared: &mut SharedBuffers, name: &str| {
-        vector(shared, vec![format!("{prefix}.{name}.weight")], hidden)
-    };
-    let qkv = [
-        ("self_attn.q_proj", heads),
-        ("self_attn.k_proj", kv),
-        ("self_attn.v_proj", kv),
-    ];
-    let gate_up = [
-        ("mlp.gate_proj", config.intermediate_size),
-        ("mlp.up_proj", config.intermediate_size),
-    ];
+/// Buffers for a family's weights, each with where it is filled from.
+pub(super) struct WeightBuffers<'a> {
+    weights: &'a WeightsConfig<'a>,
+    shared: &'a mut SharedBuffers,
+    tables: Vec<TableWeights>,
+    linears: Vec<LinearWeights>,
+    norms: Vec<NormWeights>,
+}
 
-    let input_layernorm = norm(shared, "input_layernorm");
-    let qkv_proj = projection(shared, hidden, config.qkv_bias, &qkv);
-    let qk_norm = config.qk_norm.then(|| {
-        let tensors = ["q_norm", "k_norm"].map(|name| format!("{prefix}.self_attn.{name}.weight"));
-        vector(shared, tensors.to_vec(), config.head_dim)
-    });
-    let o_proj = projection(
-        shared,
-        heads,
-        config.output_bias,
-        &[("self_attn.o_proj", hidden)],
-    );
-    let post_attention_layernorm = norm(shared, "post_attention_layernorm");
-    let gate_up_proj = projection(shared, hidden, config.mlp_bias, &gate_up);
-    let down_proj = projection(
-        shared,
-        config.intermediate_size,
-        config.mlp_bias,
-        &[("mlp.down_proj", hidden)],
-    );
-    DecoderLayer {
-        input_layernorm,
-        qkv_proj,
-        qk_norm,
-        o_proj,
-        post_attention_layernorm,
-        gate_up_proj,
-        down_proj,
-        sources,
+impl WeightBuffers<'_> {
+    /// Linears that share an input; neighbours with the same format and input become one.
+    pub(super) fn projection(&mut self, group: LinearGroup) -> Projection {
+        let has_bias = group.linears.iter().any(|linear| linear.bias);
+        let parts = group.linears.into_iter().map(|linear| Source {
+            name: linear.name,
+            rows: linear.out_features,
+        });
+        let mut sources = Vec::new();
+        let projection = declare_projection(
+            self.weights,
+            self.shared,
+            group.in_features,
+            has_bias,
+            parts.collect(),
+            &mut sources,
+        );
+        let linears = projection.linears.iter().cloned().zip(sources);
+        self.linears
+            .extend(linears.map(|(linear, sources)| LinearWeights {
+                linear,
+                in_features: group.in_features,
+                sources,
+            }));
+        projection
+    }
+
+    /// A linear `[out_features, in_features]` without bias that is float in every mode.
+    pub(super) fn float_projection(
+        &mut self,
+        (name, [out_features, in_features]): (&str, [u32; 2]),
+    ) -> Projection {
+        let format = self.weights.float();
+        let linear = Linear {
+            label: name.to_owned(),
+            in_features,
+            out_features,
+            first_out: 0,
+            format,
+            input: Input::Float,
+            static_buffers: None,
+            has_bias: false,
+            ranges: row_ranges(
+                self.shared,
+                name,
+                format,
+                in_features,
+                out_features,
+                false,
+                self.weights.max_buffer_bytes,
+            ),
+        };
+        self.linears.push(LinearWeights {
+            linear: linear.clone(),
+            in_features,
+            sources: vec![Source {
+                name: name.to_owned(),
+                rows: out_features,
+            }],
+        });
+        Projection {
+            in_features,
+            out_features,
+            linears: vec![linear],
+        }
+    }
+
+    /// A table of `[rows, columns]`.
+    pub(super) fn table(
+        &mut self,
+        name: &str,
+        format: WeightFormat,
+        [rows, columns]: [u32; 2],
+    ) -> TableWeights {
+        let table = TableWeights {
+            table: EmbeddingTable {
+                hidden: columns,
+                vocab: rows,
+                format,
+                ranges: row_ranges(
+                    self.shared,
+                    name,
+                    format,
+                    columns,
+                    rows,
+                    false,
+                    self.weights.max_buffer_bytes,
+                ),
+            },
+            name: name.to_owned(),
+        };
+        self.tables.push(table.clone());
+        table
+    }
+
+    /// The weight of an RMS norm, or of several side by side.
+    pub(super) fn rms_norm(&mut self, norms: &[NormShape]) -> BufferId {
+        let parts = norms
+            .iter()
+            .map(|norm| NormPart::Tensor(format!("{}.weight", norm.name)));
+        self.norm(&norms[0], parts.collect())
+    }
+
+    /// Weight and bias of a layer norm, [2, len].
+    pub(super) fn layer_norm(&mut self, norm: &NormShape) -> BufferId {
+        let part = |there: bool, suffix: &str, missing: f32| match there {
+            true => NormPart::Tensor(format!("{}.{suffix}", norm.name)),
+            false => NormPart::Constant(missing),
+        };
+        let parts = vec![
+            part(norm.weight, "weight", 1.0),
+            part(norm.bias, "bias", 0.0),
+        ];
+        self.norm(norm, parts)
+    }
+
+    fn norm(&mut self, shape: &NormShape, parts: Vec<NormPart>) -> BufferId {
+        let words = u64::from(shape.len) * parts.len() as u64;
+        let buffer = self.shared.add(shape.name.clone(), words);
+        self.norms.push(NormWeights {
+            buffer,
+            parts,
+            len: shape.len,
+        });
+        buffer
     }
 }
 
@@ -430,13 +477,4 @@ fn aux_words(format: WeightFormat, in_features: u32, rows: u32, has_bias: bool) 
         WeightFormat::Int { .. } => rows,
     };
     scales + u64::from(has_bias) * rows + rows * u64::from(format.multiplier_words(in_features))
-}
-
-fn vector(shared: &mut SharedBuffers, tensors: Vec<String>, len_each: u32) -> NormWeights {
-    let len = len_each * tensors.len() as u32;
-    NormWeights {
-        buffer: shared.add(tensors[0].clone(), u64::from(len)),
-        tensors,
-        len,
-    }
 }

@@ -1,11 +1,11 @@
-//! Embedding, gather, SwiGLU.
+//! Embedding, learned positions, gather, SwiGLU, ReLU.
 
 use super::linear::{RowRange, WeightFormat};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
 use plateau_shaders::elementwise as kernels;
 
-/// The token embedding: rows as a linear's weight, so that a tied head uses the same buffers.
+/// The token embedding, or the table of positions: rows as a linear's weight, so that a tied head uses the same buffers.
 #[derive(Clone, Debug)]
 pub struct EmbeddingTable {
     pub hidden: u32,
@@ -72,6 +72,34 @@ pub fn embedding(
     }
 }
 
+/// `x[r] += table[position of r + offset]`, x is [rows, hidden]; `table` is F32.
+pub fn add_positions(
+    plan: &mut Plan,
+    table: &EmbeddingTable,
+    row_info: BufferId,
+    x: BufferId,
+    rows: u32,
+    offset: u32,
+) {
+    for range in &table.ranges {
+        let params = kernels::add_positions::Params {
+            rows,
+            hidden: table.hidden,
+            offset,
+            first_row: range.first_row,
+            num_rows: range.rows,
+        };
+        let grid = Grid::Fixed(kernels::add_positions::grid(&params));
+        plan.dispatch(
+            "embed_positions",
+            &kernels::add_positions::KERNEL,
+            params,
+            grid,
+            &[row_info, range.w, x],
+        );
+    }
+}
+
 /// `y[i] = x[index[i]]` for rows of `features`.
 pub fn gather_rows(
     plan: &mut Plan,
@@ -104,4 +132,11 @@ pub fn silu_mul(
     let params = kernels::silu_mul::Params { rows, features };
     let grid = Grid::Fixed(kernels::silu_mul::grid(&params));
     plan.dispatch(label, &kernels::silu_mul::KERNEL, params, grid, &[x, y]);
+}
+
+/// `x = max(x, 0)` in place, x is [rows, features].
+pub fn relu(plan: &mut Plan, label: String, x: BufferId, rows: u32, features: u32) {
+    let params = kernels::relu::Params { rows, features };
+    let grid = Grid::Fixed(kernels::relu::grid(&params));
+    plan.dispatch(label, &kernels::relu::KERNEL, params, grid, &[x]);
 }

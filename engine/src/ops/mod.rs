@@ -7,11 +7,11 @@ mod norm;
 mod sampling;
 
 pub use attention::{AttentionInput, AttentionShape, KvPools, attention, kv_append, rope};
-pub use elementwise::{EmbeddingTable, embedding, gather_rows, silu_mul};
+pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, relu, silu_mul};
 pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
 };
-pub use norm::{head_norm, rms_norm};
+pub use norm::{head_norm, layer_norm, rms_norm};
 pub use sampling::{Sampling, SamplingBuffers, sample_and_advance};
 
 use crate::plan::Features;

@@ -1,7 +1,9 @@
 //! Normalization.
 
 use crate::plan::{BufferId, Grid, Plan};
-use plateau_shaders::norm::{head_norm as head_norm_kernel, rms_norm as rms_norm_kernel};
+use plateau_shaders::norm::{
+    head_norm as head_norm_kernel, layer_norm as layer_norm_kernel, rms_norm as rms_norm_kernel,
+};
 
 /// `y = x / rms(x) * weight` for x, y of [rows, hidden].
 pub fn rms_norm(
@@ -22,6 +24,28 @@ pub fn rms_norm(
         params,
         grid,
         &[x, weight, y],
+    );
+}
+
+/// `y = (x - mean) / deviation * weight + bias` for x, y of [rows, hidden]; `affine` is [2, hidden], weight and bias.
+pub fn layer_norm(
+    plan: &mut Plan,
+    label: String,
+    x: BufferId,
+    affine: BufferId,
+    y: BufferId,
+    rows: u32,
+    hidden: u32,
+    eps: f32,
+) {
+    let params = layer_norm_kernel::Params { rows, hidden, eps };
+    let grid = Grid::Fixed(layer_norm_kernel::grid(&params));
+    plan.dispatch(
+        label,
+        &layer_norm_kernel::KERNEL,
+        params,
+        grid,
+        &[x, affine, y],
     );
 }
 

@@ -14,6 +14,8 @@ use std::path::Path;
 const RECIPE: &str = "round to nearest";
 /// Weights in memory at a time, in elements: with a row at least.
 const CHUNK_ELEMENTS: u64 = 1 << 20;
+/// Bytes in memory at a time of a tensor that is copied.
+const COPY_BYTES: u64 = 4 << 20;
 /// The embedding and the head.
 const TABLE_FORMAT: LinearFormat = LinearFormat {
     weight_bits: Bits::Int8,
@@ -92,7 +94,7 @@ pub async fn round_to_nearest_in_shards(
     // [vocab, hidden] tables, then the decoder's linears: all that has two dimensions.
     let tables = checkpoint.config.tables().iter().map(|&name| LinearShape {
         name: name.to_owned(),
-        in_features: checkpoint.config.hidden_size,
+        in_features: checkpoint.config.embedding_size(),
         out_features: checkpoint.config.vocab_size,
         bias: false,
     });
@@ -116,6 +118,13 @@ pub async fn round_to_nearest_in_shards(
             .iter()
             .map(|(name, len)| tensor(name, Dtype::F32, &[*len])),
     );
+    let mut floats = Vec::new();
+    for (name, shape) in checkpoint.config.float_matrices() {
+        let name = format!("{name}.weight");
+        let info = checkpoint.expect_float(&name, &shape.map(u64::from))?;
+        floats.push((name.clone(), info.bytes));
+        tensors.push(tensor(&name, info.dtype, &shape));
+    }
     let mut writer = CheckpointWriter::create(out_dir, tensors, shard_bytes)?;
 
     let mut steps = Steps {
@@ -133,6 +142,9 @@ pub async fn round_to_nearest_in_shards(
     }
     for (name, len) in &norms {
         writer.append_f32(name, &checkpoint.read_f32(name, 0, *len as usize).await?)?;
+    }
+    for (name, bytes) in &floats {
+        copy_tensor(checkpoint, &mut writer, name, *bytes).await?;
     }
     copy_beside(&checkpoint.folder, out_dir).await?;
     writer.finish(&config)?;
@@ -204,6 +216,23 @@ fn new_tensors(linear: &LinearShape, format: LinearFormat) -> Vec<NewTensor> {
         ));
     }
     tensors
+}
+
+/// A tensor as it is, in chunks.
+async fn copy_tensor(
+    checkpoint: &Checkpoint,
+    writer: &mut CheckpointWriter,
+    name: &str,
+    bytes: u64,
+) -> Result<(), QuantizeError> {
+    let mut offset = 0;
+    while offset < bytes {
+        let mut chunk = vec![0; COPY_BYTES.min(bytes - offset) as usize];
+        checkpoint.read(name, offset, &mut chunk).await?;
+        writer.append(name, &chunk)?;
+        offset += chunk.len() as u64;
+    }
+    Ok(())
 }
 
 async fn write_linear(

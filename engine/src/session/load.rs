@@ -5,8 +5,8 @@ use crate::Error;
 use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
-    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, Part, Source, StepShape,
-    TableWeights, WeightsConfig,
+    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, NormPart, Part, Source,
+    StepShape, TableWeights, WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::plan::Features;
@@ -247,7 +247,7 @@ fn declare(
             max_buffer_bytes,
         },
     );
-    let integer = |l: &LinearWeights<'_>| matches!(l.linear.format, WeightFormat::Int { .. });
+    let integer = |l: &&LinearWeights| matches!(l.linear.format, WeightFormat::Int { .. });
     let widest = model
         .weights
         .linears()
@@ -358,18 +358,24 @@ async fn fill(
         progress,
     };
     for linear in model.weights.linears() {
-        loader.linear(&linear).await?;
+        loader.linear(linear).await?;
     }
     for table in model.weights.tables() {
         loader.table(table).await?;
     }
     for norm in model.weights.norms() {
+        let len = norm.len as usize;
         let mut values = Vec::new();
-        for name in &norm.tensors {
-            let len = norm.len as usize / norm.tensors.len();
-            values.extend(match source {
-                WeightSource::Checkpoint(checkpoint) => checkpoint.read_f32(name, 0, len).await?,
-                WeightSource::Random => vec![1.0; len],
+        for part in &norm.parts {
+            values.extend(match (part, source) {
+                (NormPart::Constant(value), _) => vec![*value; len],
+                (NormPart::Tensor(name), WeightSource::Checkpoint(checkpoint)) => {
+                    checkpoint.read_f32(name, 0, len).await?
+                }
+                (NormPart::Tensor(name), WeightSource::Random) => {
+                    let value = if name.ends_with(".bias") { 0.0 } else { 1.0 };
+                    vec![value; len]
+                }
             });
         }
         loader
@@ -377,11 +383,10 @@ async fn fill(
             .write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
     }
     let mut executor = loader.executor;
-    executor.write(
-        model.step.rope_table,
-        0,
-        bytemuck::cast_slice(&model.rope_table()),
-    )?;
+    let rope_table = model.rope_table();
+    if !rope_table.is_empty() {
+        executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&rope_table))?;
+    }
     executor.finish().await?;
     Ok(Session::new(model, executor, memory))
 }
@@ -422,8 +427,8 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    async fn linear(&mut self, weights: &LinearWeights<'_>) -> Result<(), Error> {
-        let linear = weights.linear;
+    async fn linear(&mut self, weights: &LinearWeights) -> Result<(), Error> {
+        let linear = &weights.linear;
         if let (Input::Static(input), Some((map, scale))) = (&linear.input, linear.static_buffers) {
             self.executor.write(map, 0, &input.map)?;
             self.executor.write(scale, 0, &[input.scale.to_bits()])?;
@@ -442,7 +447,7 @@ impl Loader<'_> {
                 linear.format,
                 linear.in_features,
                 weights.in_features,
-                weights.sources,
+                &weights.sources,
                 linear.has_bias,
                 per_tensor.as_deref(),
             )
@@ -561,7 +566,7 @@ impl Loader<'_> {
                 in_features,
                 stored_features,
             )),
-            WeightSource::Checkpoint(checkpoint) if checkpoint.quantization.is_some() => {
+            WeightSource::Checkpoint(checkpoint) if is_quantized(checkpoint, format) => {
                 let words = checkpoint
                     .read_u32(
                         &format!("{name}.qweight"),
@@ -603,6 +608,11 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// Whether the checkpoint has a weight in the device's integer `format`; what the device keeps float is float there too.
+fn is_quantized(checkpoint: &Checkpoint, format: WeightFormat) -> bool {
+    checkpoint.quantization.is_some() && matches!(format, WeightFormat::Int { .. })
 }
 
 /// The scales of rows of a quantized tensor: one each, or the tensor's for all.
@@ -675,13 +685,13 @@ fn pack_row(row: &[f32], format: WeightFormat, row_words: usize, scale: Option<f
 /// One scale for each source tensor: its absmax over the largest integer.
 async fn tensor_scales(
     checkpoint: &Checkpoint,
-    weights: &LinearWeights<'_>,
+    weights: &LinearWeights,
     bits: Bits,
 ) -> Result<Vec<f32>, LoadError> {
     let columns = weights.in_features as usize;
     let chunk = (CHUNK_BYTES / 4 / columns).max(1);
     let mut scales = Vec::new();
-    for source in weights.sources {
+    for source in &weights.sources {
         let mut absmax = 0f32;
         for segment in segments(std::slice::from_ref(source), 0..source.rows as usize, chunk) {
             let first = (segment.rows.start * columns) as u64;

@@ -1,8 +1,10 @@
 //! One output for one input position.
 
+pub mod add_positions;
 mod embedding;
 pub mod embedding_f16;
 pub mod embedding_f32;
 pub mod embedding_i8;
 pub mod gather_rows;
+pub mod relu;
 pub mod silu_mul;

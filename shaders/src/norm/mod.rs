@@ -1,6 +1,7 @@
 //! Norms of a row or of a head.
 
 pub mod head_norm;
+pub mod layer_norm;
 pub mod rms_norm;
 
 /// `y = y / sqrt(mean(y^2) + eps) * weight`: what every norm here does to its slice.

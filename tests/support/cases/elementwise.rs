@@ -2,15 +2,15 @@
 
 use crate::case::{Case, Check};
 use crate::rng::Rng;
-use crate::tolerance::FLOAT_TRANSCENDENTAL;
+use crate::tolerance::{FLOAT_FEW_ULP, FLOAT_TRANSCENDENTAL};
 use half::f16;
 use plateau_shaders::elementwise::{
-    embedding_f16, embedding_f32, embedding_i8, gather_rows, silu_mul,
+    add_positions, embedding_f16, embedding_f32, embedding_i8, gather_rows, relu, silu_mul,
 };
 use plateau_shaders::padded;
 
 pub fn cases() -> Vec<Case> {
-    [embedding(), gather(), silu()].concat()
+    [embedding(), positions(), gather(), silu(), positive_part()].concat()
 }
 
 /// What no kernel writes: an output that keeps it was left alone.
@@ -79,6 +79,50 @@ fn embedding() -> Vec<Case> {
     cases
 }
 
+/// Whole tables and parts of one, with positions before, in and after the part, and in any order.
+fn positions() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, hidden, offset, positions, first_row, num_rows) in [
+        (1, 1, 2, 5, 0, 7),
+        (3, 36, 2, 105, 0, 107),
+        (65, 257, 2, 105, 31, 63),
+        (9, 256, 0, 7, 6, 1),
+    ] {
+        let params = add_positions::Params {
+            rows,
+            hidden,
+            offset,
+            first_row,
+            num_rows,
+        };
+        let mut rng = Rng::new(u64::from(hidden) * 1000 + u64::from(rows));
+        let mut row_info: Vec<[u32; 2]> = (0..rows)
+            .map(|_| [rng.below(3), rng.below(positions)])
+            .collect();
+        // The last row of the part.
+        row_info[0][1] = first_row + num_rows - 1 - offset;
+        let name = format!(
+            "rows={rows} hidden={hidden} offset={offset} part={first_row}+{num_rows} of {}",
+            positions + offset
+        );
+        cases.push(
+            Case::new(
+                &add_positions::KERNEL,
+                name,
+                params,
+                add_positions::grid(&params),
+            )
+            .input(&row_info)
+            .input(&rng.floats((num_rows * padded(hidden)) as usize, 3.0))
+            .output(
+                &rng.outliers(rows as usize, hidden as usize, 2.0),
+                Check::Close(FLOAT_FEW_ULP),
+            ),
+        );
+    }
+    cases
+}
+
 fn gather() -> Vec<Case> {
     let mut cases = Vec::new();
     for (n, rows, features) in [(1, 1, 1), (3, 2, 36), (65, 70, 257), (2, 300, 256)] {
@@ -121,6 +165,31 @@ fn silu() -> Vec<Case> {
                 &vec![0f32; (rows * features) as usize],
                 Check::Close(FLOAT_TRANSCENDENTAL),
             ),
+        );
+    }
+    cases
+}
+
+/// Exact: an element is kept or becomes 0.
+fn positive_part() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [(1, 1), (1, 255), (3, 256), (2, 257), (65, 64)] {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+        let params = relu::Params { rows, features };
+        let mut x = rng.outliers(rows as usize, features as usize, 2.0);
+        let extremes = [-0.0, 0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE];
+        x.iter_mut()
+            .skip(1)
+            .zip(extremes)
+            .for_each(|(x, extreme)| *x = extreme);
+        cases.push(
+            Case::new(
+                &relu::KERNEL,
+                format!("rows={rows} features={features}"),
+                params,
+                relu::grid(&params),
+            )
+            .output(&x, Check::Exact),
         );
     }
     cases
