@@ -11,7 +11,9 @@ pub use weights::{
 };
 
 use crate::checkpoint::ModelConfig;
-use crate::ops::{AttentionInput, KvPools, Sampling, SamplingBuffers, sample_and_advance};
+use crate::ops::{
+    AttentionInput, KvPools, Sampling, SamplingBuffers, kv_block_words, sample_and_advance,
+};
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
 use crate::tensor::KvType;
@@ -107,10 +109,8 @@ impl Model {
         let weights = Weights::declare(&config, &part, weights_config, &mut shared);
         let weight_bytes = shared.bytes();
         let kv_words = u64::from(capacity.pages())
-            * u64::from(config.num_key_value_heads * PAGE_SIZE)
-            * u64::from(config.head_dim)
-            * capacity.kv_type.bytes()
-            / 4;
+            * u64::from(config.num_key_value_heads)
+            * kv_block_words(capacity.kv_type, config.head_dim);
         let kv_pools = part
             .layers
             .clone()
