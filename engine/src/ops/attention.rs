@@ -229,3 +229,17 @@ fn call(
     }
     (kernel, bindings)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn int8_halves_the_cache_but_for_the_scales() {
+        assert_eq!(kv_block_words(KvType::F32, 128), 64 * 128);
+        assert_eq!(kv_block_words(KvType::F16, 128), 64 * 64);
+        assert_eq!(kv_block_words(KvType::I8, 128), 64 * 33);
+        // Whole words for each key.
+        assert_eq!(kv_block_words(KvType::I8, 34), 64 * 10);
+    }
+}
