@@ -206,7 +206,7 @@ fn does_not_fit(error: &anyhow::Error) -> Option<(u64, u64)> {
 }
 
 const LESS_MEMORY: &str =
-    "less memory is needed with a shorter context, with --quant w4a8, or with --kv-type f16";
+    "less memory is needed with a shorter context, with --quant w4a8, or with --kv-type i8";
 
 /// An error and its causes in one line. A cause that is already part of what was said is not said again.
 pub fn line(error: &anyhow::Error) -> String {

@@ -112,6 +112,47 @@ fn kernels_of_one_operation_give_the_same_bits() {
     });
 }
 
+/// A fused kernel changes no bit of what two kernels would write, and near a tie it is a step from the twin, not more: of the
+/// value, before it was flattened.
+#[test]
+fn attention_to_flat_integers_is_attention_and_flatten_quantize() {
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            let (mut count, mut off) = (0, 0);
+            for two in cases::attention::FLATS
+                .iter()
+                .flat_map(|flat| flat.in_two())
+            {
+                let fused = &two.fused;
+                let what = format!("{} [{}]", fused.kernel.name, fused.name);
+                let found = run::run(&mut device, fused).await.expect(&what);
+                let y = run::run(&mut device, &two.attention).await.expect(&what);
+                let quantize = two.flat.flatten_quantize(&y[0]);
+                let expected = run::run(&mut device, &quantize).await.expect(&what);
+                let name = device.name();
+                assert!(
+                    found == expected,
+                    "{what} on {name}: other bits than by two"
+                );
+
+                let twin = run::run(&mut Executor::twin(), fused).await.expect(&what);
+                let sums = |words: &[u32]| two.flat.sums(words).expect(&what);
+                let (found, twin) = (sums(&found[0]), sums(&twin[0]));
+                let steps = found.iter().zip(&twin).map(|(a, b)| a.abs_diff(*b));
+                count += found.len();
+                off += steps.clone().filter(|&step| step > 0).count();
+                assert!(
+                    steps.max() <= Some(1),
+                    "{what} on {name}: more than a step off"
+                );
+            }
+            println!("{}: {off} of {count} integers a step off", device.name());
+            // What is a step off lies at a tie: of random values, nearly nothing does.
+            assert!(off * 1000 <= count, "{off} of {count} integers differ");
+        }
+    });
+}
+
 /// The smallest case of each kernel that has several workgroups, or its first.
 fn small_grids() -> Vec<Case> {
     let cases = cases::all();

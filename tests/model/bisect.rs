@@ -5,6 +5,7 @@ use plateau::exec::bisect::{Divergence, Side, bisect};
 use plateau::model::StepShape;
 use plateau::plan::BufferId;
 use plateau::session::{LoadOptions, Row, Session};
+use plateau::tensor::KvType;
 use plateau_tests::{Check, cases, compare, device, model};
 use std::collections::BTreeMap;
 
@@ -26,9 +27,13 @@ fn checks() -> BTreeMap<(&'static str, usize), Check> {
 }
 
 /// Two sessions of the built-in model with 70 tokens in their caches, and the plan of a step of `rows` more.
-async fn prepared(executor: Executor, rows: u32) -> (Session, Vec<Row>) {
+async fn prepared(executor: Executor, kv_type: KvType, rows: u32) -> (Session, Vec<Row>) {
     let checkpoint = model::builtin().await;
-    let mut session = model::load(&checkpoint, executor, &LoadOptions::default()).await;
+    let options = LoadOptions {
+        kv_type,
+        ..LoadOptions::default()
+    };
+    let mut session = model::load(&checkpoint, executor, &options).await;
     let row = |position: u32| Row {
         sequence: 0,
         position,
@@ -39,14 +44,19 @@ async fn prepared(executor: Executor, rows: u32) -> (Session, Vec<Row>) {
     (session, (70..70 + rows).map(row).collect())
 }
 
-async fn first_divergence(gpu: Executor, rows: u32, spoil: Option<&str>) -> Option<Divergence> {
+async fn first_divergence(
+    gpu: Executor,
+    kv_type: KvType,
+    rows: u32,
+    spoil: Option<&str>,
+) -> Option<Divergence> {
     let checks = checks();
     let judge =
         |dispatch: &plateau::plan::Dispatch, binding: usize, found: &[u32], expected: &[u32]| {
             compare::compare(found, expected, checks[&(dispatch.kernel.name, binding)])
         };
-    let (mut twin, step) = prepared(Executor::twin(), rows).await;
-    let (mut gpu, _) = prepared(gpu, rows).await;
+    let (mut twin, step) = prepared(Executor::twin(), kv_type, rows).await;
+    let (mut gpu, _) = prepared(gpu, kv_type, rows).await;
     let wanted: Vec<u32> = (0..rows).collect();
     // Fills the step buffers of both.
     twin.step(&step, &wanted).await.expect("a step");
@@ -100,10 +110,16 @@ async fn first_divergence(gpu: Executor, rows: u32, spoil: Option<&str>) -> Opti
 #[test]
 fn every_dispatch_of_the_builtin_model_agrees_with_its_twin() {
     pollster::block_on(async {
-        for rows in [1, 13] {
+        let default = KvType::default();
+        for (kv_type, rows) in [
+            (default, 1),
+            (default, 13),
+            (KvType::I8, 1),
+            (KvType::I8, 13),
+        ] {
             for gpu in device::portable_devices().await {
-                let what = format!("{rows} rows on {}", gpu.name());
-                let divergence = first_divergence(gpu, rows, None).await;
+                let what = format!("{rows} rows over {kv_type} on {}", gpu.name());
+                let divergence = first_divergence(gpu, kv_type, rows, None).await;
                 assert!(divergence.is_none(), "{what}: {divergence:?}");
             }
         }
@@ -116,7 +132,8 @@ fn bisect_names_the_dispatch_of_a_spoiled_weight() {
         for rows in [1, 13] {
             // It is bisect that is tested: one device is enough.
             let gpu = device::portable_devices().await.remove(0);
-            let divergence = first_divergence(gpu, rows, Some("layers.5.mlp.down_proj.w"))
+            let spoil = Some("layers.5.mlp.down_proj.w");
+            let divergence = first_divergence(gpu, KvType::default(), rows, spoil)
                 .await
                 .expect("some nibbles are wrong");
             assert_eq!(

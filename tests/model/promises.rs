@@ -31,9 +31,9 @@ fn options(quant: Option<Quant>, kv_type: KvType) -> LoadOptions {
 /// The modes of a session. The first two share the fewest kernels: they are what a device of [`Effort::Reduced`] gets.
 const MODES: [(Quant, KvType); 5] = [
     (Quant::F32, KvType::F32),
-    (Quant::W4A8, KvType::F16),
+    (Quant::W4A8, KvType::I8),
     (Quant::F16, KvType::F16),
-    (Quant::W8A8, KvType::F32),
+    (Quant::W8A8, KvType::I8),
     (Quant::W4A4, KvType::F16),
 ];
 const REDUCED_MODES: usize = 2;

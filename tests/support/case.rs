@@ -13,6 +13,9 @@ pub enum Check {
     Close(Tolerance),
     /// Words are pairs of halves; see [`Tolerance`].
     CloseHalves(Tolerance),
+    /// Words are four i8: flat integers of floats that are not quite the twin's. Near a tie a value may be one step off, and then
+    /// one of its parts is, with all that repeat it.
+    OneStep,
 }
 
 /// One dispatch with its inputs.

@@ -10,6 +10,7 @@ pub fn compare(found: &[u32], expected: &[u32], check: Check) -> Result<(), Stri
         Check::Exact => exact(found, expected),
         Check::Close(tolerance) => close(&floats(found), &floats(expected), tolerance),
         Check::CloseHalves(tolerance) => close(&halves(found), &halves(expected), tolerance),
+        Check::OneStep => one_step(found, expected),
     }
 }
 
@@ -42,6 +43,26 @@ fn exact(found: &[u32], expected: &[u32]) -> Result<(), String> {
             found[i] as i32,
             expected[i],
             expected[i] as i32,
+        )),
+    }
+}
+
+fn one_step(found: &[u32], expected: &[u32]) -> Result<(), String> {
+    let integers = |words: &[u32]| -> Vec<i8> {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        bytes.map(|byte| byte as i8).collect()
+    };
+    let (found, expected) = (integers(found), integers(expected));
+    let far = |i: &usize| found[*i].abs_diff(expected[*i]) > 1;
+    let wrong: Vec<usize> = (0..expected.len()).filter(far).collect();
+    match wrong.first() {
+        None => Ok(()),
+        Some(&i) => Err(format!(
+            "{} of {} integers are more than a step off; first at {i}: found {}, expected {}",
+            wrong.len(),
+            expected.len(),
+            found[i],
+            expected[i],
         )),
     }
 }

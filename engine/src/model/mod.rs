@@ -13,7 +13,8 @@ pub use weights::{
 
 use crate::checkpoint::{Architecture, ModelConfig};
 use crate::ops::{
-    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers, sample_and_advance,
+    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers, kv_block_words,
+    sample_and_advance,
 };
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
@@ -110,10 +111,8 @@ impl Model {
         let weights = Weights::declare(&config, &part, weights_config, &mut shared);
         let weight_bytes = shared.bytes();
         let kv_words = u64::from(capacity.pages())
-            * u64::from(config.num_key_value_heads * PAGE_SIZE)
-            * u64::from(config.head_dim)
-            * capacity.kv_type.bytes()
-            / 4;
+            * u64::from(config.num_key_value_heads)
+            * kv_block_words(capacity.kv_type, config.head_dim);
         let kv_pools = part
             .layers
             .clone()

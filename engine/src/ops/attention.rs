@@ -1,9 +1,10 @@
 //! Rope, the KV cache, attention.
 
-use super::GEMV_ROWS;
+use super::{GEMV_ROWS, StaticInput};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
-use plateau_shaders::attention as kernels;
+use plateau_shaders::Kernel;
+use plateau_shaders::attention::{self as kernels, KvFormat};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,7 @@ impl AttentionShape {
     }
 }
 
-/// A layer's cache: [pages, kv_heads, 64, head_dim] each.
+/// A layer's cache: [pages, kv_heads] blocks of [`kv_block_words`] each.
 #[derive(Clone, Copy, Debug)]
 pub struct KvPools {
     pub k: BufferId,
@@ -42,6 +43,16 @@ pub struct AttentionInput {
     /// `[num_tiles]` (first row, rows)
     pub tiles: BufferId,
     pub num_tiles: u32,
+}
+
+/// 32-bit words of the 64 keys, or the 64 values, of one kv head in a page.
+pub fn kv_block_words(kv_type: KvType, head_dim: u32) -> u64 {
+    let words = match kv_type {
+        KvType::F32 => kernels::F32::block_words,
+        KvType::F16 => kernels::F16::block_words,
+        KvType::I8 => kernels::I8::block_words,
+    };
+    words(head_dim as usize) as u64
 }
 
 /// Rotates the q and k heads of `qkv` in place.
@@ -80,7 +91,7 @@ pub fn kv_append(
     pools: KvPools,
     rows: u32,
 ) {
-    let params = kernels::kv_append_f32::Params {
+    let params = kernels::kv_append::Params {
         rows,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
@@ -89,16 +100,12 @@ pub fn kv_append(
         v_offset: (shape.heads + shape.kv_heads) * shape.head_dim,
         table_stride: pools.table_stride,
     };
-    let (kernel, grid) = match pools.kv_type {
-        KvType::F32 => (
-            &kernels::kv_append_f32::KERNEL,
-            kernels::kv_append_f32::grid(&params),
-        ),
-        KvType::F16 => (
-            &kernels::kv_append_f16::KERNEL,
-            kernels::kv_append_f16::grid(&params),
-        ),
+    let kernel = match pools.kv_type {
+        KvType::F32 => &kernels::kv_append_f32::KERNEL,
+        KvType::F16 => &kernels::kv_append_f16::KERNEL,
+        KvType::I8 => &kernels::kv_append_i8::KERNEL,
     };
+    let grid = kernels::kv_append::grid(&params);
     plan.dispatch(
         label,
         kernel,
@@ -119,51 +126,120 @@ pub fn attention(
     y: BufferId,
     rows: u32,
 ) {
-    let scale = (1.0 / f64::from(shape.head_dim).sqrt()) as f32;
-    if rows <= GEMV_ROWS {
-        let params = kernels::attention_decode_f32::Params {
-            rows,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            stride: shape.stride(),
-            table_stride: pools.table_stride,
-            window: shape.window,
-            scale,
-        };
-        let grid = Grid::Fixed(kernels::attention_decode_f32::grid(&params));
-        let kernel = match pools.kv_type {
-            KvType::F32 => &kernels::attention_decode_f32::KERNEL,
-            KvType::F16 => &kernels::attention_decode_f16::KERNEL,
-        };
-        let bindings = [input.row_info, input.block_table, qkv, pools.k, pools.v, y];
-        plan.dispatch(label, kernel, params, grid, &bindings);
-    } else {
-        let params = kernels::attention_prefill_f32::Params {
-            rows,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            stride: shape.stride(),
-            table_stride: pools.table_stride,
-            window: shape.window,
-            scale,
-            num_tiles: input.num_tiles,
-        };
-        let grid = Grid::Fixed(kernels::attention_prefill_f32::grid(&params));
-        let kernel = match pools.kv_type {
-            KvType::F32 => &kernels::attention_prefill_f32::KERNEL,
-            KvType::F16 => &kernels::attention_prefill_f16::KERNEL,
-        };
-        let bindings = [
-            input.row_info,
-            input.tiles,
-            input.block_table,
-            qkv,
-            pools.k,
-            pools.v,
-            y,
-        ];
-        plan.dispatch(label, kernel, params, grid, &bindings);
+    let params = params(shape, input, pools, rows);
+    let grid = Grid::Fixed(kernels::paged_attention::grid(&params));
+    let (kernel, mut bindings) = call(input, qkv, pools, rows, false);
+    bindings.push(y);
+    plan.dispatch(label, kernel, params, grid, &bindings);
+}
+
+/// A static input that attention can write itself: `None` where a word of it would have two writers, and `flatten_quantize`
+/// has to follow. Otherwise its map, longer by what [`attention_flat`] needs to find the words of each head.
+pub fn for_attention(shape: AttentionShape, input: &StaticInput) -> Option<StaticInput> {
+    let flat_map = &input.map[..input.flat_features as usize];
+    let map = kernels::map_with_runs(flat_map, shape.heads, shape.head_dim)?;
+    Some(StaticInput {
+        map: map.into(),
+        ..input.clone()
+    })
+}
+
+/// As [`attention`], its output quantized and flattened as `input` says: x_q is [rows, padded(flat_features) / 4] u32, and the
+/// float row is stored nowhere. `input` comes from [`for_attention`], and `map` holds its map.
+///
+/// # Panics
+/// When `input` does not come from [`for_attention`]: that is a mistake of the caller.
+pub fn attention_flat(
+    plan: &mut Plan,
+    label: String,
+    shape: AttentionShape,
+    input: AttentionInput,
+    qkv: BufferId,
+    pools: KvPools,
+    flat: &StaticInput,
+    map: BufferId,
+    x_q: BufferId,
+    rows: u32,
+) {
+    assert_eq!(
+        flat.map.len() as u32,
+        flat.flat_features + shape.heads + 1,
+        "{label}: a map with the runs of the heads"
+    );
+    let params = kernels::paged_attention::FlatParams {
+        attention: params(shape, input, pools, rows),
+        flat_features: flat.flat_features,
+        q_max: flat.bits.q_max(),
+        inv_scale: 1.0 / flat.scale,
+    };
+    let grid = Grid::Fixed(kernels::paged_attention::grid(&params.attention));
+    let (kernel, mut bindings) = call(input, qkv, pools, rows, true);
+    bindings.extend([map, x_q]);
+    plan.dispatch(label, kernel, params, grid, &bindings);
+}
+
+fn params(
+    shape: AttentionShape,
+    input: AttentionInput,
+    pools: KvPools,
+    rows: u32,
+) -> kernels::paged_attention::Params {
+    kernels::paged_attention::Params {
+        count: if rows <= GEMV_ROWS {
+            rows
+        } else {
+            input.num_tiles
+        },
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        stride: shape.stride(),
+        table_stride: pools.table_stride,
+        window: shape.window,
+        scale: (1.0 / f64::from(shape.head_dim).sqrt()) as f32,
+    }
+}
+
+/// The kernel for so many rows, and what it reads of the step and the cache.
+fn call(
+    input: AttentionInput,
+    qkv: BufferId,
+    pools: KvPools,
+    rows: u32,
+    flat: bool,
+) -> (&'static Kernel, Vec<BufferId>) {
+    let by_row = rows <= GEMV_ROWS;
+    let kernel = match (pools.kv_type, by_row, flat) {
+        (KvType::F32, true, false) => &kernels::attention_decode_f32::KERNEL,
+        (KvType::F32, true, true) => &kernels::attention_decode_f32_flat::KERNEL,
+        (KvType::F32, false, false) => &kernels::attention_prefill_f32::KERNEL,
+        (KvType::F32, false, true) => &kernels::attention_prefill_f32_flat::KERNEL,
+        (KvType::F16, true, false) => &kernels::attention_decode_f16::KERNEL,
+        (KvType::F16, true, true) => &kernels::attention_decode_f16_flat::KERNEL,
+        (KvType::F16, false, false) => &kernels::attention_prefill_f16::KERNEL,
+        (KvType::F16, false, true) => &kernels::attention_prefill_f16_flat::KERNEL,
+        (KvType::I8, true, false) => &kernels::attention_decode_i8::KERNEL,
+        (KvType::I8, true, true) => &kernels::attention_decode_i8_flat::KERNEL,
+        (KvType::I8, false, false) => &kernels::attention_prefill_i8::KERNEL,
+        (KvType::I8, false, true) => &kernels::attention_prefill_i8_flat::KERNEL,
+    };
+    let mut bindings = vec![input.row_info, input.block_table, qkv, pools.k, pools.v];
+    if !by_row {
+        bindings.push(input.tiles);
+    }
+    (kernel, bindings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn int8_halves_the_cache_but_for_the_scales() {
+        assert_eq!(kv_block_words(KvType::F32, 128), 64 * 128);
+        assert_eq!(kv_block_words(KvType::F16, 128), 64 * 64);
+        assert_eq!(kv_block_words(KvType::I8, 128), 64 * 33);
+        // Whole words for each key.
+        assert_eq!(kv_block_words(KvType::I8, 34), 64 * 10);
     }
 }

@@ -6,7 +6,10 @@ mod linear;
 mod norm;
 mod sampling;
 
-pub use attention::{AttentionInput, AttentionShape, KvPools, attention, kv_append, rope};
+pub use attention::{
+    AttentionInput, AttentionShape, KvPools, attention, attention_flat, for_attention, kv_append,
+    kv_block_words, rope,
+};
 pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, relu, silu_mul};
 pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
@@ -44,5 +47,6 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
             "attention f16",
             "attention_decode_f16 / attention_prefill_f16",
         ),
+        ("attention i8", "attention_decode_i8 / attention_prefill_i8"),
     ]
 }

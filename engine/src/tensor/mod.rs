@@ -73,22 +73,18 @@ pub enum KvType {
     F32,
     #[default]
     F16,
+    /// A scale for each token and kv head, of keys and of values.
+    I8,
 }
 
 impl KvType {
-    pub const ALL: [KvType; 2] = [KvType::F32, KvType::F16];
+    pub const ALL: [KvType; 3] = [KvType::F32, KvType::F16, KvType::I8];
 
     pub const fn name(self) -> &'static str {
         match self {
             KvType::F32 => "f32",
             KvType::F16 => "f16",
-        }
-    }
-
-    pub const fn bytes(self) -> u64 {
-        match self {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
+            KvType::I8 => "i8",
         }
     }
 }

@@ -1,18 +1,7 @@
 // paged_attention.wgsl, one row at a time: an invocation owns a key of a page for the scores, then pairs of features for the sums.
-// What follows is shared by attention_decode_f32 and attention_decode_f16.
+// What follows is shared by the attention_decode_* kernels.
 //
 // grid: (heads, rows, 1), one workgroup of 64 per head of a row.
-
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-  stride: u32,
-  table_stride: u32,
-  window: u32,
-  scale: f32,
-}
 
 const LANES: u32 = 64u;
 // Features of K that are staged at once, in quads of four; a row of the stage has one more quad, against bank conflicts.
@@ -22,20 +11,16 @@ const STAGE_STRIDE: u32 = STAGE_QUADS + 1u;
 const AHEAD: u32 = 16u;
 const PAIRS_PER_LANE: u32 = MAX_HEAD_DIM / 2u / LANES;
 
-@group(0) @binding(1) var<storage, read> row_info: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> block_table: array<u32>;
-@group(0) @binding(3) var<storage, read> qkv: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
-
 var<workgroup> info: vec2<u32>;
+// The row's query head; at the end its output.
 var<workgroup> q: array<f32, MAX_HEAD_DIM>;
 var<workgroup> k_stage: array<vec4<f32>, PAGE_SIZE * STAGE_STRIDE>;
-// Scores of the page, then p.
+// Scores of the page, then p * v_scale.
 var<workgroup> weights: array<f32, PAGE_SIZE>;
 var<workgroup> tree: array<f32, PAGE_SIZE>;
 
 // q . k of the invocation's key. Every invocation calls it.
-fn score(start: u32, lane: u32) -> f32 {
+fn score(block: u32, lane: u32) -> f32 {
   let quads = (params.head_dim + 3u) / 4u;
   var dot = 0.0;
   for (var first = 0u; first < quads; first += STAGE_QUADS) {
@@ -45,7 +30,7 @@ fn score(start: u32, lane: u32) -> f32 {
       let key = i / STAGE_QUADS;
       let quad = i % STAGE_QUADS;
       if (quad < count) {
-        k_stage[key * STAGE_STRIDE + quad] = load_k_quad(start + key * (params.head_dim / 2u), (first + quad) * 4u);
+        k_stage[key * STAGE_STRIDE + quad] = load_k_quad(block, key, first + quad);
       }
     }
     workgroupBarrier();
@@ -91,6 +76,10 @@ fn keys_sum(lane: u32, value: f32) -> f32 {
   return result;
 }
 
+fn attended(r: u32, d: u32) -> f32 {
+  return q[d];
+}
+
 // Every invocation of the workgroup calls it.
 fn run(head: u32, row: u32, lane: u32) {
   let pairs = params.head_dim / 2u;
@@ -116,15 +105,15 @@ fn run(head: u32, row: u32, lane: u32) {
   var l = 0.0;
   var o = array<vec2<f32>, PAIRS_PER_LANE>();
   for (var page = first_page; page <= last_page; page += 1u) {
-    let start = page_start(row_at.x * params.table_stride + page, kv_head);
+    let block = block_of(row_at.x * params.table_stride + page, kv_head);
     let key = page * PAGE_SIZE + lane;
     let visible = key >= first_key && key <= position;
-    weights[lane] = params.scale * score(start, lane);
+    weights[lane] = params.scale * (k_scale(block, lane) * score(block, lane));
     workgroupBarrier();
     let score_j = weights[lane];
     let m_p = keys_max(lane, select(LOWEST, score_j, visible));
     let p = select(0.0, exp(score_j - m_p), visible);
-    weights[lane] = p;
+    weights[lane] = p * v_scale(block, lane);
     let l_p = keys_sum(lane, p);
 
     let m_both = max(m, m_p);
@@ -144,26 +133,31 @@ fn run(head: u32, row: u32, lane: u32) {
         for (; j + AHEAD <= end + 1u; j += AHEAD) {
           var v = array<vec2<f32>, AHEAD>();
           for (var k = 0u; k < AHEAD; k += 1u) {
-            v[k] = load_v(start + (j + k) * pairs + pair);
+            v[k] = load_v_pair(block, j + k, pair);
           }
           for (var k = 0u; k < AHEAD; k += 1u) {
             o_p = fma(vec2<f32>(weights[j + k]), v[k], o_p);
           }
         }
         for (; j <= end; j += 1u) {
-          o_p = fma(vec2<f32>(weights[j]), load_v(start + j * pairs + pair), o_p);
+          o_p = fma(vec2<f32>(weights[j]), load_v_pair(block, j, pair), o_p);
         }
         o[i] = select(fma(o[i], vec2<f32>(a), o_p * b), o_p, is_first);
       }
     }
   }
 
-  let y_start = (row * params.heads + head) * params.head_dim;
+  // The barriers after the last scores let the output take the place of q.
   for (var i = 0u; i < PAIRS_PER_LANE; i += 1u) {
     let pair = i * LANES + lane;
     if (pair < pairs) {
-      y[y_start + 2u * pair] = o[i].x / l;
-      y[y_start + 2u * pair + 1u] = o[i].y / l;
+      q[2u * pair] = o[i].x / l;
+      q[2u * pair + 1u] = o[i].y / l;
     }
+  }
+  workgroupBarrier();
+  let outputs = outputs_of(head);
+  for (var i = lane; i < outputs; i += LANES) {
+    store(row, 0u, head, i);
   }
 }

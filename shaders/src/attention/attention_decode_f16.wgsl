@@ -1,7 +1,6 @@
-// attention_decode.wgsl over the pools of pools_f16.wgsl. Contract: paged_attention.wgsl.
+// attention_decode.wgsl over the pools of pools_f16.wgsl, written as output_float.wgsl says. Contract: paged_attention.wgsl.
 
-@group(0) @binding(4) var<storage, read> k_pool: array<u32>;
-@group(0) @binding(5) var<storage, read> v_pool: array<u32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(64)
 fn attention_decode_f16(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

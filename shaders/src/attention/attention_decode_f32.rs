@@ -1,60 +1,16 @@
 //! Attention, one row per workgroup, over pools of f32. Shapes and formula: paged_attention.wgsl.
 
-use super::paged_attention;
-pub use super::paged_attention::{DecodeParams as Params, decode_grid as grid};
-use crate::kernel::{Access, Call, Kernel};
+use super::paged_attention::decode;
+use super::pools::F32;
+use crate::kernel::Kernel;
 
-pub const KERNEL: Kernel = Kernel {
-    name: "attention_decode_f32",
-    source: &[
+pub const KERNEL: Kernel = decode::<F32>(
+    "attention_decode_f32",
+    &[
         include_str!("paged_attention.wgsl"),
         include_str!("pools_f32.wgsl"),
         include_str!("attention_decode.wgsl"),
+        include_str!("output_float.wgsl"),
         include_str!("attention_decode_f32.wgsl"),
     ],
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::ReadWrite,
-    ],
-    params_bytes: size_of::<Params>(),
-    subgroups: false,
-    run,
-};
-
-fn run(call: &mut Call<'_>) {
-    reference(
-        &call.params(),
-        call.read(1),
-        call.read(2),
-        call.read(3),
-        call.read(4),
-        call.read(5),
-        call.write(6),
-    );
-}
-
-/// The definition of `attention_decode_f32`; see the header of paged_attention.wgsl for shapes.
-pub fn reference(
-    params: &Params,
-    row_info: &[[u32; 2]],
-    block_table: &[u32],
-    qkv: &[f32],
-    k_pool: &[f32],
-    v_pool: &[f32],
-    y: &mut [f32],
-) {
-    paged_attention::rows(
-        params,
-        0..params.rows,
-        row_info,
-        block_table,
-        qkv,
-        k_pool,
-        v_pool,
-        y,
-    );
-}
+);

@@ -1,22 +1,10 @@
 // paged_attention.wgsl, up to eight rows at a time: rows of a tile are consecutive positions of one sequence, and share what is read
 // of K and V. An invocation owns a key of a page and four rows for the scores, then pairs of features and four rows for the sums.
-// What follows is shared by attention_prefill_f32 and attention_prefill_f16.
+// What follows is shared by the attention_prefill_* kernels.
 //
 //   tiles  [num_tiles] vec2<u32> (first_row, count), count <= 8; nothing is done where count is 0
 //
 // grid: (heads, num_tiles, 1), one workgroup of 128 per head of a tile.
-
-struct Params {
-  rows: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-  stride: u32,
-  table_stride: u32,
-  window: u32,
-  scale: f32,
-  num_tiles: u32,
-}
 
 const LANES: u32 = 64u;
 // Groups of LANES invocations, each with four rows of the tile.
@@ -26,23 +14,19 @@ const STAGE_QUADS: u32 = 4u;
 const STAGE_STRIDE: u32 = STAGE_QUADS + 1u;
 const PAIRS_PER_LANE: u32 = MAX_HEAD_DIM / 2u / LANES;
 
-@group(0) @binding(1) var<storage, read> row_info: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> tiles: array<vec2<u32>>;
-@group(0) @binding(3) var<storage, read> block_table: array<u32>;
-@group(0) @binding(4) var<storage, read> qkv: array<f32>;
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+@group(0) @binding(6) var<storage, read> tiles: array<vec2<u32>>;
 
 // (first row, count, sequence, first position)
 var<workgroup> tile: vec4<u32>;
-// Four rows in an element: q[d * GROUPS + group].
+// The rows' query heads; at the end their outputs. Four rows in an element: q[d * GROUPS + group].
 var<workgroup> q: array<vec4<f32>, MAX_HEAD_DIM * GROUPS>;
-// Scores of the page, then p. Four rows in an element: weights[key * GROUPS + group].
+// Scores of the page, then p * v_scale. Four rows in an element: weights[key * GROUPS + group].
 var<workgroup> weights: array<vec4<f32>, PAGE_SIZE * GROUPS>;
 // First the stage of K, [PAGE_SIZE][STAGE_STRIDE] quads of features; then the trees, as weights.
 var<workgroup> scratch: array<vec4<f32>, PAGE_SIZE * STAGE_STRIDE>;
 
 // q . k of the invocation's key and rows. Every invocation calls it, after all are done with scratch.
-fn scores(start: u32, lane: u32, group: u32) -> vec4<f32> {
+fn scores(block: u32, lane: u32, group: u32) -> vec4<f32> {
   let quads = (params.head_dim + 3u) / 4u;
   var dot = vec4<f32>();
   for (var first = 0u; first < quads; first += STAGE_QUADS) {
@@ -52,7 +36,7 @@ fn scores(start: u32, lane: u32, group: u32) -> vec4<f32> {
       let key = i / STAGE_QUADS;
       let quad = i % STAGE_QUADS;
       if (quad < count) {
-        scratch[key * STAGE_STRIDE + quad] = load_k_quad(start + key * (params.head_dim / 2u), (first + quad) * 4u);
+        scratch[key * STAGE_STRIDE + quad] = load_k_quad(block, key, first + quad);
       }
     }
     workgroupBarrier();
@@ -108,10 +92,8 @@ fn load_q(first_row: u32, count: u32, row: u32, head: u32, d: u32) -> f32 {
   return 0.0;
 }
 
-fn store_pair(row: u32, head: u32, pair: u32, value: vec2<f32>) {
-  let index = (row * params.heads + head) * params.head_dim + 2u * pair;
-  y[index] = value.x;
-  y[index + 1u] = value.y;
+fn attended(r: u32, d: u32) -> f32 {
+  return q[d * GROUPS + r / 4u][r % 4u];
 }
 
 // Every invocation of the workgroup calls it.
@@ -161,16 +143,16 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
   var o_even = array<vec4<f32>, PAIRS_PER_LANE>();
   var o_odd = array<vec4<f32>, PAIRS_PER_LANE>();
   for (var page = first_key / PAGE_SIZE; page <= last_page; page += 1u) {
-    let start = page_start(at.z * params.table_stride + page, kv_head);
+    let block = block_of(at.z * params.table_stride + page, kv_head);
     let key = vec4<u32>(page * PAGE_SIZE + lane);
     let visible = (key >= first_keys) & (key <= positions);
     let index = lane * GROUPS + group;
-    weights[index] = params.scale * scores(start, lane, group);
+    weights[index] = params.scale * (k_scale(block, lane) * scores(block, lane, group));
     workgroupBarrier();
     let score_j = weights[index];
     let m_p = page_max(lane, group, select(vec4<f32>(LOWEST), score_j, visible));
     let p = select(vec4<f32>(), exp(score_j - m_p), visible);
-    weights[index] = p;
+    weights[index] = p * v_scale(block, lane);
     let l_p = page_sum(lane, group, p);
 
     let m_both = max(m, m_p);
@@ -191,7 +173,7 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
         var odd = vec4<f32>();
         for (var j = begin; j <= end; j += 1u) {
           let p_j = weights[j * GROUPS + group];
-          let v = load_v(start + j * pairs + pair);
+          let v = load_v_pair(block, j, pair);
           even = fma(p_j, vec4<f32>(v.x), even);
           odd = fma(p_j, vec4<f32>(v.y), odd);
         }
@@ -201,17 +183,18 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     }
   }
 
+  // The barriers after the last scores let the outputs take the place of q.
   for (var i = 0u; i < PAIRS_PER_LANE; i += 1u) {
     let pair = i * LANES + lane;
     if (pair < pairs) {
-      let even = o_even[i] / l;
-      let odd = o_odd[i] / l;
-      for (var r = 0u; r < 4u; r += 1u) {
-        let row = group * 4u + r;
-        if (row < count) {
-          store_pair(first_row + row, head, pair, vec2<f32>(even[r], odd[r]));
-        }
-      }
+      q[2u * pair * GROUPS + group] = o_even[i] / l;
+      q[(2u * pair + 1u) * GROUPS + group] = o_odd[i] / l;
     }
+  }
+  workgroupBarrier();
+  let outputs = outputs_of(head);
+  for (var i = invocation; i < count * outputs; i += LANES * GROUPS) {
+    let r = i / outputs;
+    store(first_row + r, r, head, i % outputs);
   }
 }

@@ -1,67 +1,16 @@
 //! Attention, a tile of rows per workgroup, over pools of f16. Shapes and formula: paged_attention.wgsl.
 
-use super::paged_attention;
-pub use super::paged_attention::{PrefillParams as Params, prefill_grid as grid};
-use crate::kernel::{Access, Call, Kernel};
-use half::f16;
+use super::paged_attention::prefill;
+use super::pools::F16;
+use crate::kernel::Kernel;
 
-pub const KERNEL: Kernel = Kernel {
-    name: "attention_prefill_f16",
-    source: &[
+pub const KERNEL: Kernel = prefill::<F16>(
+    "attention_prefill_f16",
+    &[
         include_str!("paged_attention.wgsl"),
         include_str!("pools_f16.wgsl"),
         include_str!("attention_prefill.wgsl"),
+        include_str!("output_float.wgsl"),
         include_str!("attention_prefill_f16.wgsl"),
     ],
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::ReadWrite,
-    ],
-    params_bytes: size_of::<Params>(),
-    subgroups: false,
-    run,
-};
-
-fn run(call: &mut Call<'_>) {
-    reference(
-        &call.params(),
-        call.read(1),
-        call.read(2),
-        call.read(3),
-        call.read(4),
-        call.read(5),
-        call.read(6),
-        call.write(7),
-    );
-}
-
-/// The definition of `attention_prefill_f16`; see the headers of paged_attention.wgsl and attention_prefill.wgsl for shapes.
-pub fn reference(
-    params: &Params,
-    row_info: &[[u32; 2]],
-    tiles: &[[u32; 2]],
-    block_table: &[u32],
-    qkv: &[f32],
-    k_pool: &[f16],
-    v_pool: &[f16],
-    y: &mut [f32],
-) {
-    for &[first_row, count] in &tiles[..params.num_tiles as usize] {
-        let rows = first_row..first_row + count;
-        paged_attention::rows(
-            &params.decode(),
-            rows,
-            row_info,
-            block_table,
-            qkv,
-            k_pool,
-            v_pool,
-            y,
-        );
-    }
-}
+);

@@ -1,15 +1,15 @@
 // Writes the k and v heads of each row to the KV pools, at the page and key of the row's position:
-// k_pool[page, h, key, d] = qkv[t, k_offset + h * head_dim + d], v_pool likewise from v_offset,
-// page = block_table[sequence, position / 64], key = position % 64.
+// key `position % 64` of block page * kv_heads + h of k_pool = qkv[t, k_offset + h * head_dim + d] for all d,
+// page = block_table[sequence, position / 64]; v_pool likewise from v_offset.
 //
 //   row_info        [rows]                    vec2<u32> (sequence, position)
 //   block_table     [sequences, table_stride] u32
 //   qkv             [rows, stride]            u32, the bits of f32
-//   k_pool, v_pool  [pages, kv_heads, 64, head_dim / FEATURES_PER_WORD] u32
+//   k_pool, v_pool  [pages, kv_heads] blocks  u32: pools_f32.wgsl, pools_f16.wgsl, pools_i8.wgsl
 //
-// What follows is shared by kv_append_f32 and kv_append_f16, which differ in `word_of` and FEATURES_PER_WORD.
+// What follows is shared by the kv_append_* kernels, which differ in `write_key`. head_dim is even, and at most 256.
 //
-// grid: (ceil(kv_heads * head_dim / FEATURES_PER_WORD / 64), rows, 1), one invocation per word, of k and of v.
+// grid: (kv_heads, rows, 2), one workgroup per head of k (z = 0) or of v (z = 1).
 
 struct Params {
   rows: u32,
@@ -22,6 +22,7 @@ struct Params {
 }
 
 const PAGE_SIZE: u32 = 64u;
+const WORKGROUP: u32 = 64u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> row_info: array<vec2<u32>>;
@@ -30,16 +31,21 @@ const PAGE_SIZE: u32 = 64u;
 @group(0) @binding(4) var<storage, read_write> k_pool: array<u32>;
 @group(0) @binding(5) var<storage, read_write> v_pool: array<u32>;
 
-fn run(row: u32, word: u32) {
-  let head_words = params.head_dim / FEATURES_PER_WORD;
-  if (word >= params.kv_heads * head_words || row >= params.rows) {
-    return;
+fn write_word(of_v: bool, index: u32, word: u32) {
+  if (of_v) {
+    v_pool[index] = word;
+  } else {
+    k_pool[index] = word;
   }
-  let head = word / head_words;
+}
+
+// Every invocation of the workgroup calls it.
+fn run(workgroup: vec3<u32>, lane: u32) {
+  let head = workgroup.x;
+  let row = workgroup.y;
+  let of_v = workgroup.z == 1u;
   let info = row_info[row];
   let page = block_table[info.x * params.table_stride + info.y / PAGE_SIZE];
-  let index = ((page * params.kv_heads + head) * PAGE_SIZE + info.y % PAGE_SIZE) * head_words + word % head_words;
-  let feature = row * params.stride + word * FEATURES_PER_WORD;
-  k_pool[index] = word_of(feature + params.k_offset);
-  v_pool[index] = word_of(feature + params.v_offset);
+  let first_feature = row * params.stride + select(params.k_offset, params.v_offset, of_v) + head * params.head_dim;
+  write_key(of_v, page * params.kv_heads + head, info.y % PAGE_SIZE, first_feature, lane);
 }

@@ -1,6 +1,4 @@
-// kv_append.wgsl with pools of halves, two per word, each value rounded to the nearest half, ties to even.
-
-const FEATURES_PER_WORD: u32 = 2u;
+// kv_append.wgsl over the pools of pools_f16.wgsl: each value rounded to the nearest half, ties to even.
 
 // Bit patterns of f32, without the sign.
 const F32_INFINITY: u32 = 0x7f800000u;
@@ -47,11 +45,16 @@ fn half_bits(bits: u32) -> u32 {
   return sign | shift_right_rounded(magnitude - F32_EXPONENT_STEP, DROPPED_BITS);
 }
 
-fn word_of(index: u32) -> u32 {
-  return half_bits(qkv[index]) | (half_bits(qkv[index + 1u]) << 16u);
+fn write_key(of_v: bool, block: u32, key: u32, first_feature: u32, lane: u32) {
+  let words = params.head_dim / 2u;
+  for (var i = lane; i < words; i += WORKGROUP) {
+    let feature = first_feature + 2u * i;
+    let word = half_bits(qkv[feature]) | (half_bits(qkv[feature + 1u]) << 16u);
+    write_word(of_v, (block * PAGE_SIZE + key) * words + i, word);
+  }
 }
 
-@compute @workgroup_size(64)
-fn kv_append_f16(@builtin(global_invocation_id) id: vec3<u32>) {
-  run(id.y, id.x);
+@compute @workgroup_size(WORKGROUP)
+fn kv_append_f16(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  run(workgroup, lane);
 }

@@ -1,13 +1,26 @@
 //! Rotary positions, the paged KV cache, and attention over it.
 
 pub mod attention_decode_f16;
+pub mod attention_decode_f16_flat;
 pub mod attention_decode_f32;
+pub mod attention_decode_f32_flat;
+pub mod attention_decode_i8;
+pub mod attention_decode_i8_flat;
 pub mod attention_prefill_f16;
+pub mod attention_prefill_f16_flat;
 pub mod attention_prefill_f32;
-mod kv_append;
+pub mod attention_prefill_f32_flat;
+pub mod attention_prefill_i8;
+pub mod attention_prefill_i8_flat;
+pub mod kv_append;
 pub mod kv_append_f16;
 pub mod kv_append_f32;
-mod paged_attention;
+pub mod kv_append_i8;
+mod output_flat;
+pub mod paged_attention;
+mod pools;
 pub mod rope;
 
+pub use output_flat::map_with_runs;
 pub use paged_attention::{TILE, max_tiles, tiles};
+pub use pools::{F16, F32, I8, KvFormat};

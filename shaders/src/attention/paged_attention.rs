@@ -1,16 +1,19 @@
-//! What the attention kernels share: paged_attention.wgsl.
+//! What the attention kernels share: paged_attention.wgsl, and what they write: output_float.wgsl, output_flat.wgsl.
 
-use crate::PAGE_SIZE;
-use crate::kernel::div_ceil;
+use super::pools::KvFormat;
+use crate::kernel::{Access, Call, Kernel, div_ceil};
+use crate::quantize::flatten_quantize;
+use crate::{PAGE_SIZE, pack};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// The parameters of attention_decode_*.
+/// The parameters of attention_decode_* and attention_prefill_*.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct DecodeParams {
-    pub rows: u32,
+pub struct Params {
+    /// Rows of a decode, tiles of a prefill.
+    pub count: u32,
     pub heads: u32,
     pub kv_heads: u32,
     /// Even, and at most 256.
@@ -24,104 +27,228 @@ pub struct DecodeParams {
     pub scale: f32,
 }
 
-/// The parameters of attention_prefill_*: those of decode, and the number of tiles.
+/// The parameters of attention_decode_*_flat and attention_prefill_*_flat.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct PrefillParams {
-    pub rows: u32,
-    pub heads: u32,
-    pub kv_heads: u32,
-    /// Even, and at most 256.
-    pub head_dim: u32,
-    /// Features of a row of qkv.
-    pub stride: u32,
-    /// Pages of a row of the block table.
-    pub table_stride: u32,
-    /// Keys that a row sees, its own included; 0 for all.
-    pub window: u32,
-    pub scale: f32,
-    pub num_tiles: u32,
+pub struct FlatParams {
+    /// With a head_dim that is a multiple of 4.
+    pub attention: Params,
+    /// heads * head_dim and the extra parts.
+    pub flat_features: u32,
+    /// 7 or 127.
+    pub q_max: u32,
+    /// q_max / threshold.
+    pub inv_scale: f32,
 }
 
 /// Most rows of a tile of attention_prefill_*.
 pub const TILE: u32 = 8;
 
-impl PrefillParams {
-    /// The same attention without tiles.
-    pub fn decode(&self) -> DecodeParams {
-        let Self {
-            rows,
-            heads,
-            kv_heads,
-            head_dim,
-            stride,
-            table_stride,
-            window,
-            scale,
-            num_tiles: _,
-        } = *self;
-        DecodeParams {
-            rows,
-            heads,
-            kv_heads,
-            head_dim,
-            stride,
-            table_stride,
-            window,
-            scale,
+/// Workgroups in x, y, z.
+pub fn grid(params: &Params) -> [u32; 3] {
+    [params.heads, params.count, 1]
+}
+
+/// The kernel `attention_decode_*` for pools of type `F`.
+pub(super) const fn decode<F: KvFormat>(
+    name: &'static str,
+    source: &'static [&'static str],
+) -> Kernel {
+    Kernel {
+        name,
+        source,
+        bindings: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::ReadWrite,
+        ],
+        params_bytes: size_of::<Params>(),
+        subgroups: false,
+        run: |call| {
+            let params: Params = call.params();
+            let y = call.write(6);
+            float::<F>(&params, 0..params.count, &Inputs::of(call), y);
+        },
+    }
+}
+
+/// The kernel `attention_prefill_*` for pools of type `F`.
+pub(super) const fn prefill<F: KvFormat>(
+    name: &'static str,
+    source: &'static [&'static str],
+) -> Kernel {
+    Kernel {
+        name,
+        source,
+        bindings: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::ReadWrite,
+        ],
+        params_bytes: size_of::<Params>(),
+        subgroups: false,
+        run: |call| {
+            let params: Params = call.params();
+            let y = call.write(7);
+            for rows in rows_of_tiles(call.read(6), &params) {
+                float::<F>(&params, rows, &Inputs::of(call), y);
+            }
+        },
+    }
+}
+
+/// The kernel `attention_decode_*_flat` for pools of type `F`.
+pub(super) const fn decode_flat<F: KvFormat>(
+    name: &'static str,
+    source: &'static [&'static str],
+) -> Kernel {
+    Kernel {
+        name,
+        source,
+        bindings: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::ReadWrite,
+        ],
+        params_bytes: size_of::<FlatParams>(),
+        subgroups: false,
+        run: |call| {
+            let params: FlatParams = call.params();
+            let x_q = call.write(7);
+            let rows = 0..params.attention.count;
+            flat::<F>(&params, rows, &Inputs::of(call), call.read(6), x_q);
+        },
+    }
+}
+
+/// The kernel `attention_prefill_*_flat` for pools of type `F`.
+pub(super) const fn prefill_flat<F: KvFormat>(
+    name: &'static str,
+    source: &'static [&'static str],
+) -> Kernel {
+    Kernel {
+        name,
+        source,
+        bindings: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::ReadWrite,
+        ],
+        params_bytes: size_of::<FlatParams>(),
+        subgroups: false,
+        run: |call| {
+            let params: FlatParams = call.params();
+            let x_q = call.write(8);
+            for rows in rows_of_tiles(call.read(6), &params.attention) {
+                flat::<F>(&params, rows, &Inputs::of(call), call.read(7), x_q);
+            }
+        },
+    }
+}
+
+/// The bindings 1 to 5, which all of them have.
+struct Inputs<'a> {
+    row_info: &'a [[u32; 2]],
+    block_table: &'a [u32],
+    qkv: &'a [f32],
+    k_pool: &'a [u32],
+    v_pool: &'a [u32],
+}
+
+impl<'a> Inputs<'a> {
+    fn of(call: &Call<'a>) -> Self {
+        Self {
+            row_info: call.read(1),
+            block_table: call.read(2),
+            qkv: call.read(3),
+            k_pool: call.read(4),
+            v_pool: call.read(5),
         }
     }
 }
 
-/// Workgroups in x, y, z.
-pub fn decode_grid(params: &DecodeParams) -> [u32; 3] {
-    [params.heads, params.rows, 1]
+fn rows_of_tiles(tiles: &[[u32; 2]], params: &Params) -> impl Iterator<Item = Range<u32>> {
+    let tiles = &tiles[..params.count as usize];
+    tiles.iter().map(|&[first, count]| first..first + count)
 }
 
-/// Workgroups in x, y, z.
-pub fn prefill_grid(params: &PrefillParams) -> [u32; 3] {
-    [params.heads, params.num_tiles, 1]
+/// Attention of some of the rows, to their place in y [rows, heads * head_dim].
+fn float<F: KvFormat>(params: &Params, rows: Range<u32>, inputs: &Inputs<'_>, y: &mut [f32]) {
+    let first = (rows.start * params.heads * params.head_dim) as usize;
+    let attended = attend::<F>(params, rows, inputs);
+    y[first..][..attended.len()].copy_from_slice(&attended);
+}
+
+/// As [`float`], then `flatten_quantize`: to their place in x_q [rows, padded(flat_features) / 4].
+fn flat<F: KvFormat>(
+    params: &FlatParams,
+    rows: Range<u32>,
+    inputs: &Inputs<'_>,
+    map: &[u32],
+    x_q: &mut [u32],
+) {
+    let words = pack::i8_row_words(params.flat_features as usize);
+    let quantize = flatten_quantize::Params {
+        rows: rows.len() as u32,
+        features: params.attention.heads * params.attention.head_dim,
+        flat_features: params.flat_features,
+        q_max: params.q_max,
+        inv_scale: params.inv_scale,
+    };
+    let x_q = &mut x_q[rows.start as usize * words..];
+    let y = attend::<F>(&params.attention, rows, inputs);
+    flatten_quantize::reference(&quantize, &y, map, x_q);
 }
 
 /// The definition of attention, for some of the rows: a softmax over all visible keys at once, in f64.
-pub(super) fn rows<T: Copy + Sync + Into<f64>>(
-    params: &DecodeParams,
-    rows: Range<u32>,
-    row_info: &[[u32; 2]],
-    block_table: &[u32],
-    qkv: &[f32],
-    k_pool: &[T],
-    v_pool: &[T],
-    y: &mut [f32],
-) {
+fn attend<F: KvFormat>(params: &Params, rows: Range<u32>, inputs: &Inputs<'_>) -> Vec<f32> {
     let (heads, head_dim) = (params.heads as usize, params.head_dim as usize);
+    let block_words = F::block_words(head_dim);
     let start = rows.start as usize * heads;
-    let heads_of_rows = rows.len() * heads;
+    let mut y = vec![0f32; rows.len() * heads * head_dim];
     let of_head = |(i, y): (usize, &mut [f32])| {
         let (row, head) = ((start + i) / heads, (start + i) % heads);
         let kv_head = head / (heads / params.kv_heads as usize);
-        let [sequence, position] = row_info[row];
-        let q = &qkv[row * params.stride as usize + head * head_dim..][..head_dim];
+        let [sequence, position] = inputs.row_info[row];
+        let q = &inputs.qkv[row * params.stride as usize + head * head_dim..][..head_dim];
         let first = if params.window == 0 {
             0
         } else {
             (position + 1).saturating_sub(params.window)
         };
-        let start_of = |key: u32| {
-            let page =
-                block_table[(sequence * params.table_stride + key / PAGE_SIZE) as usize] as usize;
-            ((page * params.kv_heads as usize + kv_head) * PAGE_SIZE as usize
-                + (key % PAGE_SIZE) as usize)
-                * head_dim
+        let read = |pool: &[u32], key: u32, features: &mut [f64]| {
+            let page = sequence * params.table_stride + key / PAGE_SIZE;
+            let page = inputs.block_table[page as usize] as usize;
+            let block = (page * params.kv_heads as usize + kv_head) * block_words;
+            let key = (key % PAGE_SIZE) as usize;
+            F::read(&pool[block..][..block_words], key, features);
         };
+        let mut features = vec![0f64; head_dim];
         let scores: Vec<f64> = (first..=position)
             .map(|key| {
-                let k = &k_pool[start_of(key)..][..head_dim];
-                f64::from(params.scale)
-                    * q.iter()
-                        .zip(k)
-                        .map(|(&q, &k)| f64::from(q) * k.into())
-                        .sum::<f64>()
+                read(inputs.k_pool, key, &mut features);
+                let dot: f64 = q
+                    .iter()
+                    .zip(&features)
+                    .map(|(&q, k)| f64::from(q) * k)
+                    .sum();
+                f64::from(params.scale) * dot
             })
             .collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -130,19 +257,17 @@ pub(super) fn rows<T: Copy + Sync + Into<f64>>(
         for (key, score) in (first..=position).zip(scores) {
             let p = (score - max).exp();
             sum += p;
-            let v = &v_pool[start_of(key)..][..head_dim];
-            for d in 0..head_dim {
-                o[d] += p * v[d].into();
+            read(inputs.v_pool, key, &mut features);
+            for (o, v) in o.iter_mut().zip(&features) {
+                *o += p * v;
             }
         }
-        for d in 0..head_dim {
-            y[d] = (o[d] / sum) as f32;
+        for (y, o) in y.iter_mut().zip(o) {
+            *y = (o / sum) as f32;
         }
     };
-    y[start * head_dim..][..heads_of_rows * head_dim]
-        .par_chunks_mut(head_dim)
-        .enumerate()
-        .for_each(of_head);
+    y.par_chunks_mut(head_dim).enumerate().for_each(of_head);
+    y
 }
 
 /// The tiles of attention_prefill_* for these rows: as long as rows follow each other in one sequence, eight to a tile.
@@ -168,12 +293,13 @@ pub fn max_tiles(rows: u32, sequences: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pools::F32;
     use super::*;
 
     #[test]
     fn a_row_averages_the_values_that_it_sees() {
-        let params = DecodeParams {
-            rows: 1,
+        let params = Params {
+            count: 1,
             heads: 2,
             kv_heads: 1,
             head_dim: 2,
@@ -190,17 +316,14 @@ mod tests {
         v_pool[..2].copy_from_slice(&[5.0, 2.0]);
         // Head 0 scores 0 and ln 3, weights 1/4 and 3/4; head 1 scores both 0.
         let qkv = [1.0, 7.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0];
-        let mut y = [0f32; 4];
-        rows(
-            &params,
-            0..1,
-            &[[0, 64]],
-            &[1, 0],
-            &qkv,
-            &k_pool,
-            &v_pool,
-            &mut y,
-        );
+        let inputs = Inputs {
+            row_info: &[[0, 64]],
+            block_table: &[1, 0],
+            qkv: &qkv,
+            k_pool: bytemuck::cast_slice(&k_pool),
+            v_pool: bytemuck::cast_slice(&v_pool),
+        };
+        let y = attend::<F32>(&params, 0..1, &inputs);
         for (y, expected) in y.iter().zip([4.0, 4.0, 3.0, 6.0]) {
             assert!((y - expected).abs() < 1e-6, "{y} is not {expected}");
         }

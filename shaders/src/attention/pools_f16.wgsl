@@ -1,10 +1,32 @@
-// Pools of halves: k_pool, v_pool [pages, kv_heads, 64, head_dim / 2] u32, two per word.
+// Pools of halves: a block is [64, head_dim / 2] u32, two halves in each.
 
-// A pair of features.
-fn load_k(pair: u32) -> vec2<f32> {
-  return unpack2x16float(k_pool[pair]);
+@group(0) @binding(4) var<storage, read> k_pool: array<u32>;
+@group(0) @binding(5) var<storage, read> v_pool: array<u32>;
+
+// Index of a pair of features of a key.
+fn pair_at(block: u32, key: u32, pair: u32) -> u32 {
+  return (block * PAGE_SIZE + key) * (params.head_dim / 2u) + pair;
 }
 
-fn load_v(pair: u32) -> vec2<f32> {
-  return unpack2x16float(v_pool[pair]);
+// Features 4 * quad .. 4 * quad + 4 of a key, zeros past head_dim.
+fn load_k_quad(block: u32, key: u32, quad: u32) -> vec4<f32> {
+  let at = pair_at(block, key, 2u * quad);
+  let low = unpack2x16float(k_pool[at]);
+  if (4u * quad + 2u < params.head_dim) {
+    return vec4<f32>(low, unpack2x16float(k_pool[at + 1u]));
+  }
+  return vec4<f32>(low, 0.0, 0.0);
+}
+
+// A pair of features of a value.
+fn load_v_pair(block: u32, key: u32, pair: u32) -> vec2<f32> {
+  return unpack2x16float(v_pool[pair_at(block, key, pair)]);
+}
+
+fn k_scale(block: u32, key: u32) -> f32 {
+  return 1.0;
+}
+
+fn v_scale(block: u32, key: u32) -> f32 {
+  return 1.0;
 }

@@ -6,7 +6,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "quantize_dynamic",
-    source: &[include_str!("quantize_dynamic.wgsl")],
+    source: &[
+        include_str!("absmax.wgsl"),
+        include_str!("quantize_dynamic.wgsl"),
+    ],
     bindings: &[Access::Read, Access::ReadWrite, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     subgroups: false,
@@ -51,24 +54,26 @@ fn run(call: &mut Call<'_>) {
 pub fn reference(params: &Params, x: &[f32], x_q: &mut [u32], x_scale: &mut [f32]) {
     let features = params.features as usize;
     let words = pack::i8_row_words(features);
-    let q_max = params.q_max as f32;
     for row in 0..params.rows as usize {
-        let x = &x[row * features..][..features];
-        let absmax = x.iter().fold(0f32, |absmax, v| v.abs().max(absmax));
-        let (scale, inv_scale) = match absmax < ABSMAX_MIN {
-            true => (0.0, 0.0),
-            false => (
-                absmax * params.inv_q_max,
-                truncated_quotient(params.q_max, absmax),
-            ),
-        };
-        let q: Vec<i8> = x
-            .iter()
-            .map(|v| (v * inv_scale).round_ties_even().clamp(-q_max, q_max) as i8)
-            .collect();
+        let (scale, q) = quantize_row(params, &x[row * features..][..features]);
         x_scale[row] = scale;
         x_q[row * words..][..words].copy_from_slice(&pack::pack_i8(&q));
     }
+}
+
+/// The scale of a row, and its integers.
+pub(crate) fn quantize_row(params: &Params, x: &[f32]) -> (f32, Vec<i8>) {
+    let absmax = pack::absmax(x);
+    let (scale, inv_scale) = match absmax < ABSMAX_MIN {
+        true => (0.0, 0.0),
+        false => (
+            absmax * params.inv_q_max,
+            truncated_quotient(params.q_max, absmax),
+        ),
+    };
+    let limit = params.q_max as f32;
+    let step = |v: &f32| (v * inv_scale).round_ties_even().clamp(-limit, limit) as i8;
+    (scale, x.iter().map(step).collect())
 }
 
 /// `q_max / absmax` truncated to the 24 significant bits of f32.

@@ -3,16 +3,60 @@
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::{FLOAT_ATTENTION, FLOAT_FEW_ULP};
-use half::f16;
 use plateau_shaders::attention::{
-    TILE, attention_decode_f16, attention_decode_f32, attention_prefill_f16, attention_prefill_f32,
-    kv_append_f16, kv_append_f32, rope,
+    F16, F32, I8, KvFormat, TILE, attention_decode_f16, attention_decode_f16_flat,
+    attention_decode_f32, attention_decode_f32_flat, attention_decode_i8, attention_decode_i8_flat,
+    attention_prefill_f16, attention_prefill_f16_flat, attention_prefill_f32,
+    attention_prefill_f32_flat, attention_prefill_i8, attention_prefill_i8_flat, kv_append,
+    kv_append_f16, kv_append_f32, kv_append_i8, map_with_runs, paged_attention, rope,
 };
-use plateau_shaders::{PAGE_SIZE, div_ceil};
+use plateau_shaders::quantize::flatten_quantize::{self, extra};
+use plateau_shaders::{Kernel, PAGE_SIZE, div_ceil, pack};
 
 pub fn cases() -> Vec<Case> {
-    [rotations(), appends(), attention()].concat()
+    [rotations(), appends(), attention(), flat()].concat()
 }
+
+/// The kernels over pools of one type, and how such a pool is filled.
+struct PoolType {
+    append: &'static Kernel,
+    decode: &'static Kernel,
+    prefill: &'static Kernel,
+    decode_flat: &'static Kernel,
+    prefill_flat: &'static Kernel,
+    block_words: fn(usize) -> usize,
+    write: fn(&mut [u32], usize, &[f32]),
+}
+
+const POOL_TYPES: [PoolType; 3] = [
+    PoolType {
+        append: &kv_append_f32::KERNEL,
+        decode: &attention_decode_f32::KERNEL,
+        prefill: &attention_prefill_f32::KERNEL,
+        decode_flat: &attention_decode_f32_flat::KERNEL,
+        prefill_flat: &attention_prefill_f32_flat::KERNEL,
+        block_words: F32::block_words,
+        write: F32::write,
+    },
+    PoolType {
+        append: &kv_append_f16::KERNEL,
+        decode: &attention_decode_f16::KERNEL,
+        prefill: &attention_prefill_f16::KERNEL,
+        decode_flat: &attention_decode_f16_flat::KERNEL,
+        prefill_flat: &attention_prefill_f16_flat::KERNEL,
+        block_words: F16::block_words,
+        write: F16::write,
+    },
+    PoolType {
+        append: &kv_append_i8::KERNEL,
+        decode: &attention_decode_i8::KERNEL,
+        prefill: &attention_prefill_i8::KERNEL,
+        decode_flat: &attention_decode_i8_flat::KERNEL,
+        prefill_flat: &attention_prefill_i8_flat::KERNEL,
+        block_words: I8::block_words,
+        write: I8::write,
+    },
+];
 
 fn rotations() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -102,6 +146,7 @@ fn appends() -> Vec<Case> {
         (5, 2, 20, 40),
         (66, 3, 64, 192),
         (3, 5, 80, 0),
+        (4, 1, 256, 6),
     ] {
         let mut rng = Rng::new(u64::from(head_dim) * 1000 + u64::from(rows));
         // Sequence 0 has one row late in its second page; the others are a chunk of sequence 1 that crosses a page.
@@ -115,7 +160,7 @@ fn appends() -> Vec<Case> {
         let k_offset = extra;
         let v_offset = k_offset + kv_heads * head_dim;
         let stride = v_offset + kv_heads * head_dim + 3;
-        let params = kv_append_f32::Params {
+        let params = kv_append::Params {
             rows,
             kv_heads,
             head_dim,
@@ -124,37 +169,59 @@ fn appends() -> Vec<Case> {
             v_offset,
             table_stride: pages_per_sequence,
         };
-        let qkv = awkward_floats(&mut rng, (rows * stride) as usize);
-        let elements = (pages * kv_heads * PAGE_SIZE * head_dim) as usize;
-        let name = format!("rows={rows} kv_heads={kv_heads} head_dim={head_dim}");
-        cases.push(
-            Case::new(
-                &kv_append_f32::KERNEL,
-                name.clone(),
-                params,
-                kv_append_f32::grid(&params),
-            )
-            .input(&row_info)
-            .input(&block_table)
-            .input(&qkv)
-            .output(&vec![1f32; elements], Check::Exact)
-            .output(&vec![2f32; elements], Check::Exact),
-        );
-        cases.push(
-            Case::new(
-                &kv_append_f16::KERNEL,
-                name,
-                params,
-                kv_append_f16::grid(&params),
-            )
-            .input(&row_info)
-            .input(&block_table)
-            .input(&qkv)
-            .output(&vec![f16::ONE; elements], Check::Exact)
-            .output(&vec![f16::NEG_ONE; elements], Check::Exact),
-        );
+        let awkward = awkward_floats(&mut rng, (rows * stride) as usize);
+        let heads = heads_to_quantize(&mut rng, (rows * stride) as usize, head_dim as usize);
+        for pool in &POOL_TYPES {
+            // Integers are of finite values.
+            let finite = pool.append.name == kv_append_i8::KERNEL.name;
+            let words = (pages * kv_heads) as usize * (pool.block_words)(head_dim as usize);
+            cases.push(
+                Case::new(
+                    pool.append,
+                    format!("rows={rows} kv_heads={kv_heads} head_dim={head_dim}"),
+                    params,
+                    kv_append::grid(&params),
+                )
+                .input(&row_info)
+                .input(&block_table)
+                .input(if finite { &heads } else { &awkward })
+                .output(&vec![1u32; words], Check::Exact)
+                .output(&vec![2u32; words], Check::Exact),
+            );
+        }
     }
     cases
+}
+
+/// Runs of `head_dim` floats of all magnitudes, with ties and with one value that stands alone, and runs of zeros.
+fn heads_to_quantize(rng: &mut Rng, len: usize, head_dim: usize) -> Vec<f32> {
+    let smallest = 1.0 / (1u128 << 100) as f32;
+    let absmaxes = [
+        1.0,
+        127.0,
+        0.1,
+        0.0,
+        smallest,
+        smallest.next_down(),
+        1e-20,
+        1e30,
+        f32::MAX,
+    ];
+    let mut values = Vec::with_capacity(len + head_dim);
+    let mut run = 0;
+    while values.len() < len {
+        let absmax = absmaxes[run % absmaxes.len()];
+        let outlier = rng.below(head_dim as u32) as usize;
+        values.extend((0..head_dim).map(|d| match (d == outlier, run % 2) {
+            (true, _) => -absmax,
+            // Whole and half steps.
+            (_, 0) => absmax * (rng.below(509) as f32 - 254.0) / 254.0,
+            _ => absmax * rng.unit(),
+        }));
+        run += 1;
+    }
+    values.truncate(len);
+    values
 }
 
 /// Rows of some sequences over a cache; which kernel computes them is another matter.
@@ -269,39 +336,58 @@ const PREFILLS: &[Problem] = &[
 
 fn attention() -> Vec<Case> {
     let mut cases = Vec::new();
-    for problem in DECODES {
-        cases.extend([problem.decode_f32(), problem.decode_f16()]);
-    }
-    for problem in DECODES.iter().chain(PREFILLS) {
-        cases.extend([problem.prefill_f32(TILE), problem.prefill_f16(TILE)]);
+    for pool in &POOL_TYPES {
+        cases.extend(DECODES.iter().map(|problem| problem.decode(pool)));
+        let all = DECODES.iter().chain(PREFILLS);
+        cases.extend(all.map(|problem| problem.prefill(pool, TILE)));
     }
     cases
 }
 
+/// Rows of a tile as a prompt in smaller chunks would have them.
+const SHORT_TILE: u32 = 3;
+
 /// The same rows by decode and by prefill, and by prefill in other tiles: the outputs must be equal bit for bit on one device.
 pub fn equal_pairs() -> Vec<(Case, Case)> {
-    /// Rows of a tile as a prompt in smaller chunks would have them.
-    const SHORT_TILE: u32 = 3;
     let mut pairs = Vec::new();
-    for problem in DECODES.iter().chain(PREFILLS) {
-        pairs.push((problem.decode_f32(), problem.prefill_f32(TILE)));
-        pairs.push((problem.decode_f16(), problem.prefill_f16(TILE)));
-    }
-    for problem in PREFILLS {
-        pairs.push((problem.prefill_f32(SHORT_TILE), problem.prefill_f32(TILE)));
-        pairs.push((problem.prefill_f16(SHORT_TILE), problem.prefill_f16(TILE)));
+    for pool in &POOL_TYPES {
+        for problem in DECODES.iter().chain(PREFILLS) {
+            pairs.push((problem.decode(pool), problem.prefill(pool, TILE)));
+        }
+        for problem in PREFILLS {
+            pairs.push((
+                problem.prefill(pool, SHORT_TILE),
+                problem.prefill(pool, TILE),
+            ));
+        }
+        for flat in FLATS {
+            pairs.push((flat.decode(pool), flat.prefill(pool, TILE)));
+            pairs.push((flat.prefill(pool, SHORT_TILE), flat.prefill(pool, TILE)));
+        }
     }
     pairs
 }
 
-/// The buffers of a problem, pools in f32.
+/// What the keys, values and queries of a problem are.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    /// Rows are flat and peaked in turn: scores within 1, and within 30.
+    Random,
+    /// All scores are 0, and all values of a sequence's kv head are one vector of whole multiples of [`EXACT_UNIT`], which INT8
+    /// holds exactly: so every kernel and every twin finds that vector.
+    Exact,
+}
+
+/// A scale of INT8 that 127 steps divide exactly.
+const EXACT_UNIT: f32 = 0.0625;
+
+/// The buffers of a problem.
 struct Inputs {
     row_info: Vec<[u32; 2]>,
     block_table: Vec<u32>,
     qkv: Vec<f32>,
-    k_pool: Vec<f32>,
-    v_pool: Vec<f32>,
-    y: Vec<f32>,
+    k_pool: Vec<u32>,
+    v_pool: Vec<u32>,
 }
 
 impl Problem {
@@ -327,6 +413,10 @@ impl Problem {
         self.sequences.iter().map(|(_, count)| count).sum()
     }
 
+    fn features(&self) -> u32 {
+        self.heads * self.head_dim
+    }
+
     fn pages_per_sequence(&self) -> u32 {
         self.sequences
             .iter()
@@ -335,9 +425,10 @@ impl Problem {
             .unwrap_or(0)
     }
 
-    fn params(&self) -> attention_decode_f32::Params {
-        attention_decode_f32::Params {
-            rows: self.rows(),
+    /// `count`: rows of a decode, tiles of a prefill.
+    fn params(&self, count: u32) -> paged_attention::Params {
+        paged_attention::Params {
+            count,
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
@@ -348,10 +439,11 @@ impl Problem {
         }
     }
 
-    /// Rows are flat and peaked in turn: scores within 1, and within 30. What no row may read is NaN.
-    fn inputs(&self) -> Inputs {
-        let params = self.params();
-        let mut rng = Rng::new(u64::from(self.head_dim) * 1000 + u64::from(params.rows));
+    /// What no row may read is NaN, or a scale that is NaN.
+    fn inputs(&self, pool: &PoolType, values: Values) -> Inputs {
+        let params = self.params(self.rows());
+        let (kv_heads, head_dim) = (self.kv_heads as usize, self.head_dim as usize);
+        let mut rng = Rng::new(u64::from(self.head_dim) * 1000 + u64::from(self.rows()));
         let row_info: Vec<[u32; 2]> = (0u32..)
             .zip(self.sequences)
             .flat_map(|(sequence, &(first, count))| {
@@ -363,7 +455,7 @@ impl Problem {
         let block_table: Vec<u32> = (0..table_pages)
             .map(|i| 2 * (table_pages - 1 - i))
             .collect();
-        let mut qkv = rng.floats((params.rows * params.stride) as usize, 1.0);
+        let mut qkv = rng.floats((self.rows() * params.stride) as usize, 1.0);
         for row in qkv
             .chunks_exact_mut(params.stride as usize)
             .skip(1)
@@ -371,87 +463,48 @@ impl Problem {
         {
             row.iter_mut().for_each(|q| *q *= 20.0);
         }
-        let elements = (2 * table_pages * self.kv_heads * PAGE_SIZE * self.head_dim) as usize;
-        let (mut k_pool, mut v_pool) = (vec![f32::NAN; elements], vec![f32::NAN; elements]);
+        if values == Values::Exact {
+            qkv.fill(0.0);
+        }
+        let block_words = (pool.block_words)(head_dim);
+        let words = 2 * table_pages as usize * kv_heads * block_words;
+        let (mut k_pool, mut v_pool) = (vec![u32::MAX; words], vec![u32::MAX; words]);
         for (sequence, &(first, count)) in self.sequences.iter().enumerate() {
+            let exact: Vec<Vec<f32>> = (0..kv_heads).map(|_| self.exact_value(&mut rng)).collect();
             for key in 0..first + count {
                 let page = block_table
                     [sequence * params.table_stride as usize + (key / PAGE_SIZE) as usize];
-                for kv_head in 0..self.kv_heads {
-                    let index = ((page * self.kv_heads + kv_head) * PAGE_SIZE + key % PAGE_SIZE)
-                        * self.head_dim;
-                    for d in (index..).take(self.head_dim as usize) {
-                        k_pool[d as usize] = rng.unit();
-                        v_pool[d as usize] = 2.0 * rng.unit();
+                for (kv_head, exact) in exact.iter().enumerate() {
+                    let block = (page as usize * kv_heads + kv_head) * block_words;
+                    let (k, mut v) = (rng.floats(head_dim, 1.0), rng.floats(head_dim, 2.0));
+                    if values == Values::Exact {
+                        v.copy_from_slice(exact);
                     }
+                    let key = (key % PAGE_SIZE) as usize;
+                    (pool.write)(&mut k_pool[block..][..block_words], key, &k);
+                    (pool.write)(&mut v_pool[block..][..block_words], key, &v);
                 }
             }
         }
-        let y = vec![0f32; (params.rows * self.heads * self.head_dim) as usize];
         Inputs {
             row_info,
             block_table,
             qkv,
             k_pool,
             v_pool,
-            y,
         }
     }
 
-    fn decode_f32(&self) -> Case {
-        let (params, inputs) = (self.params(), self.inputs());
-        Case::new(
-            &attention_decode_f32::KERNEL,
-            self.name(),
-            params,
-            attention_decode_f32::grid(&params),
-        )
-        .input(&inputs.row_info)
-        .input(&inputs.block_table)
-        .input(&inputs.qkv)
-        .input(&inputs.k_pool)
-        .input(&inputs.v_pool)
-        .output(&inputs.y, Check::Close(FLOAT_ATTENTION))
-    }
-
-    fn decode_f16(&self) -> Case {
-        let (params, inputs) = (self.params(), self.inputs());
-        Case::new(
-            &attention_decode_f16::KERNEL,
-            self.name(),
-            params,
-            attention_decode_f16::grid(&params),
-        )
-        .input(&inputs.row_info)
-        .input(&inputs.block_table)
-        .input(&inputs.qkv)
-        .input(&halves(&inputs.k_pool))
-        .input(&halves(&inputs.v_pool))
-        .output(&inputs.y, Check::Close(FLOAT_ATTENTION))
-    }
-
-    fn prefill_params(&self, num_tiles: u32) -> attention_prefill_f32::Params {
-        let attention_decode_f32::Params {
-            rows,
-            heads,
-            kv_heads,
-            head_dim,
-            stride,
-            table_stride,
-            window,
-            scale,
-        } = self.params();
-        attention_prefill_f32::Params {
-            rows,
-            heads,
-            kv_heads,
-            head_dim,
-            stride,
-            table_stride,
-            window,
-            scale,
-            num_tiles,
+    /// See [`Values::Exact`]. Quantized with a quarter of [`EXACT_UNIT`], it has ties only where each row sees one key: a sum of
+    /// equal weights over itself is otherwise not quite 1 everywhere.
+    fn exact_value(&self, rng: &mut Rng) -> Vec<f32> {
+        let mut steps = rng.integers(self.head_dim as usize, 127);
+        if self.window != 1 {
+            let ties = steps.iter_mut().filter(|step| step.rem_euclid(4) == 2);
+            ties.for_each(|step| *step += 1);
         }
+        steps[rng.below(self.head_dim) as usize] = 127;
+        steps.iter().map(|&step| step as f32 * EXACT_UNIT).collect()
     }
 
     /// Tiles of at most `longest` rows, then an empty one.
@@ -465,45 +518,309 @@ impl Problem {
         tiles
     }
 
-    fn prefill_f32(&self, longest: u32) -> Case {
-        let inputs = self.inputs();
-        let tiles = self.tiles(&inputs.row_info, longest);
-        let params = self.prefill_params(tiles.len() as u32);
-        Case::new(
-            &attention_prefill_f32::KERNEL,
-            self.name(),
-            params,
-            attention_prefill_f32::grid(&params),
-        )
-        .input(&inputs.row_info)
-        .input(&tiles)
-        .input(&inputs.block_table)
-        .input(&inputs.qkv)
-        .input(&inputs.k_pool)
-        .input(&inputs.v_pool)
-        .output(&inputs.y, Check::Close(FLOAT_ATTENTION))
+    fn y(&self) -> Vec<f32> {
+        vec![0f32; (self.rows() * self.features()) as usize]
     }
 
-    fn prefill_f16(&self, longest: u32) -> Case {
-        let inputs = self.inputs();
+    fn decode(&self, pool: &PoolType) -> Case {
+        let params = self.params(self.rows());
+        let grid = paged_attention::grid(&params);
+        Case::new(pool.decode, self.name(), params, grid)
+            .attends(&self.inputs(pool, Values::Random))
+            .output(&self.y(), Check::Close(FLOAT_ATTENTION))
+    }
+
+    fn prefill(&self, pool: &PoolType, longest: u32) -> Case {
+        let inputs = self.inputs(pool, Values::Random);
         let tiles = self.tiles(&inputs.row_info, longest);
-        let params = self.prefill_params(tiles.len() as u32);
-        Case::new(
-            &attention_prefill_f16::KERNEL,
-            self.name(),
-            params,
-            attention_prefill_f16::grid(&params),
-        )
-        .input(&inputs.row_info)
-        .input(&tiles)
-        .input(&inputs.block_table)
-        .input(&inputs.qkv)
-        .input(&halves(&inputs.k_pool))
-        .input(&halves(&inputs.v_pool))
-        .output(&inputs.y, Check::Close(FLOAT_ATTENTION))
+        let params = self.params(tiles.len() as u32);
+        let grid = paged_attention::grid(&params);
+        Case::new(pool.prefill, self.name(), params, grid)
+            .attends(&inputs)
+            .input(&tiles)
+            .output(&self.y(), Check::Close(FLOAT_ATTENTION))
     }
 }
 
-fn halves(values: &[f32]) -> Vec<f16> {
-    values.iter().map(|&v| f16::from_f32(v)).collect()
+impl Case {
+    /// The bindings that every attention kernel begins with.
+    fn attends(self, inputs: &Inputs) -> Self {
+        self.input(&inputs.row_info)
+            .input(&inputs.block_table)
+            .input(&inputs.qkv)
+            .input(&inputs.k_pool)
+            .input(&inputs.v_pool)
+    }
+}
+
+/// Which channels of attention's output have extra parts.
+#[derive(Clone, Copy, Debug)]
+enum Parts {
+    One,
+    /// One channel in five has two to five parts. The last head's run is not filled up.
+    Some,
+    /// All channels of every second head have three, those of the others one.
+    AllOfSomeHeads,
+    /// As `Some`, and some channels repeat part 0, or part 1.
+    Repeated,
+}
+
+/// Attention to flat integers.
+#[derive(Clone, Copy)]
+pub struct Flat {
+    problem: Problem,
+    values: Values,
+    parts: Parts,
+    q_max: u32,
+}
+
+pub const FLATS: &[Flat] = &[
+    Flat {
+        problem: DECODES[0],
+        values: Values::Exact,
+        parts: Parts::One,
+        q_max: 7,
+    },
+    Flat {
+        problem: DECODES[1],
+        values: Values::Random,
+        parts: Parts::Some,
+        q_max: 7,
+    },
+    Flat {
+        problem: DECODES[1],
+        values: Values::Exact,
+        parts: Parts::AllOfSomeHeads,
+        q_max: 127,
+    },
+    Flat {
+        problem: DECODES[2],
+        values: Values::Random,
+        parts: Parts::AllOfSomeHeads,
+        q_max: 127,
+    },
+    Flat {
+        problem: DECODES[5],
+        values: Values::Exact,
+        parts: Parts::Repeated,
+        q_max: 7,
+    },
+    // One key for each row: ties.
+    Flat {
+        problem: Problem {
+            sequences: &[(130, 1), (60, 9)],
+            heads: 8,
+            kv_heads: 1,
+            head_dim: 36,
+            window: 1,
+        },
+        values: Values::Exact,
+        parts: Parts::Repeated,
+        q_max: 7,
+    },
+    Flat {
+        problem: PREFILLS[1],
+        values: Values::Random,
+        parts: Parts::Repeated,
+        q_max: 127,
+    },
+    Flat {
+        problem: PREFILLS[3],
+        values: Values::Random,
+        parts: Parts::Some,
+        q_max: 7,
+    },
+    Flat {
+        problem: PREFILLS[3],
+        values: Values::Exact,
+        parts: Parts::AllOfSomeHeads,
+        q_max: 7,
+    },
+    Flat {
+        problem: PREFILLS[6],
+        values: Values::Exact,
+        parts: Parts::Some,
+        q_max: 127,
+    },
+];
+
+fn flat() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for pool in &POOL_TYPES {
+        for flat in FLATS {
+            cases.extend([flat.decode(pool), flat.prefill(pool, TILE)]);
+        }
+    }
+    cases
+}
+
+impl Flat {
+    fn name(&self) -> String {
+        let (parts, q_max) = (self.parts, self.q_max);
+        format!("{} parts={parts:?} q_max={q_max}", self.problem.name())
+    }
+
+    /// The parts of each channel, then the extra channels, each head's in whole words.
+    pub fn map(&self) -> Vec<u32> {
+        const ZERO: u32 = extra(0, 255);
+        let Problem {
+            heads, head_dim, ..
+        } = self.problem;
+        let parts_of = |j: u32| match self.parts {
+            Parts::One => 1,
+            Parts::AllOfSomeHeads => [3, 1][(j / head_dim % 2) as usize],
+            Parts::Some | Parts::Repeated if j % 5 == 3 => 2 + j / 5 % 4,
+            Parts::Some | Parts::Repeated => 1,
+        };
+        let mut map: Vec<u32> = (0..heads * head_dim).map(parts_of).collect();
+        for head in 0..heads {
+            for j in head * head_dim..(head + 1) * head_dim {
+                let parts = parts_of(j);
+                map.extend((1..parts).map(|part| extra(j, part)));
+                if matches!(self.parts, Parts::Repeated) && (j % 7 == 0 || parts > 3) {
+                    map.push(extra(j, u32::from(parts > 3)));
+                }
+            }
+            if head + 1 < heads || !matches!(self.parts, Parts::Some) {
+                map.resize(map.len().next_multiple_of(4), ZERO);
+            }
+        }
+        map
+    }
+
+    /// Of random values, some channels reach beyond their parts.
+    fn quantize(&self) -> flatten_quantize::Params {
+        flatten_quantize::Params {
+            rows: self.problem.rows(),
+            features: self.problem.features(),
+            flat_features: self.map().len() as u32,
+            q_max: self.q_max,
+            inv_scale: match (self.values, self.q_max) {
+                (Values::Random, q_max) => q_max as f32 / 0.25,
+                (Values::Exact, 7) => 0.25 / EXACT_UNIT,
+                (Values::Exact, _) => 4.0 / EXACT_UNIT,
+            },
+        }
+    }
+
+    fn params(&self, count: u32) -> paged_attention::FlatParams {
+        let quantize = self.quantize();
+        paged_attention::FlatParams {
+            attention: self.problem.params(count),
+            flat_features: quantize.flat_features,
+            q_max: quantize.q_max,
+            inv_scale: quantize.inv_scale,
+        }
+    }
+
+    fn case(&self, kernel: &'static Kernel, count: u32, inputs: &Inputs) -> Case {
+        let params = self.params(count);
+        let grid = paged_attention::grid(&params.attention);
+        Case::new(kernel, self.name(), params, grid).attends(inputs)
+    }
+
+    /// Map and output.
+    fn to_integers(&self, case: Case) -> Case {
+        let (heads, head_dim) = (self.problem.heads, self.problem.head_dim);
+        let map = map_with_runs(&self.map(), heads, head_dim).expect("whole words of each head");
+        let check = match self.values {
+            Values::Random => Check::OneStep,
+            Values::Exact => Check::Exact,
+        };
+        case.input(&map).output(&self.x_q(), check)
+    }
+
+    fn x_q(&self) -> Vec<u32> {
+        let words = pack::i8_row_words(self.map().len());
+        vec![u32::MAX; self.problem.rows() as usize * words]
+    }
+
+    fn decode(&self, pool: &PoolType) -> Case {
+        let inputs = self.problem.inputs(pool, self.values);
+        self.to_integers(self.case(pool.decode_flat, self.problem.rows(), &inputs))
+    }
+
+    fn prefill(&self, pool: &PoolType, longest: u32) -> Case {
+        let inputs = self.problem.inputs(pool, self.values);
+        let tiles = self.problem.tiles(&inputs.row_info, longest);
+        let case = self.case(pool.prefill_flat, tiles.len() as u32, &inputs);
+        self.to_integers(case.input(&tiles))
+    }
+
+    /// The same in two dispatches: attention, and what is to quantize its output `y`.
+    pub fn in_two(&self) -> impl Iterator<Item = FlatInTwo> {
+        POOL_TYPES.iter().map(|pool| {
+            let inputs = self.problem.inputs(pool, self.values);
+            let params = self.problem.params(self.problem.rows());
+            let grid = paged_attention::grid(&params);
+            FlatInTwo {
+                fused: self.decode(pool),
+                attention: Case::new(pool.decode, self.name(), params, grid)
+                    .attends(&inputs)
+                    .output(&self.problem.y(), Check::Close(FLOAT_ATTENTION)),
+                flat: *self,
+            }
+        })
+    }
+
+    /// The dispatch that quantizes `y`.
+    pub fn flatten_quantize(&self, y: &[u32]) -> Case {
+        let params = self.quantize();
+        let grid = flatten_quantize::grid(&params);
+        Case::new(&flatten_quantize::KERNEL, self.name(), params, grid)
+            .input(y)
+            .input(&self.map())
+            .output(&self.x_q(), Check::Exact)
+    }
+
+    /// The integers of each row and channel, before they were flattened: the sums of the parts. `Err` where a flat channel is
+    /// not the part of that sum that the map asks for.
+    pub fn sums(&self, x_q: &[u32]) -> Result<Vec<i32>, String> {
+        let (map, features) = (self.map(), self.problem.features() as usize);
+        let q_max = self.q_max as i32;
+        let mut sums = Vec::new();
+        for row in x_q.chunks_exact(pack::i8_row_words(map.len())) {
+            let mut integers = vec![0i8; 4 * row.len()];
+            pack::unpack_i8(row, &mut integers);
+            let extras = map[features..]
+                .iter()
+                .map(|entry| ((entry & 0x00ff_ffff) as usize, (entry >> 24) as i32));
+            let flat: Vec<(usize, i32)> = (0..features).map(|j| (j, 0)).chain(extras).collect();
+            let of_row = |channel: usize| {
+                let mut parts: Vec<(i32, i8)> = (0..flat.len())
+                    .filter(|&c| flat[c].0 == channel)
+                    .map(|c| (flat[c].1, integers[c]))
+                    .collect();
+                parts.sort_unstable();
+                parts.dedup();
+                parts
+                    .iter()
+                    .map(|&(_, value)| i32::from(value))
+                    .sum::<i32>()
+            };
+            let of_channels: Vec<i32> = (0..features).map(of_row).collect();
+            for (c, &(source, part)) in flat.iter().enumerate() {
+                let q = of_channels[source];
+                let expected = q.signum() * (q.abs() - part * q_max).clamp(0, q_max);
+                if i32::from(integers[c]) != expected {
+                    let found = integers[c];
+                    return Err(format!(
+                        "flat channel {c}: found {found}, part {part} of {q} is {expected}"
+                    ));
+                }
+            }
+            if integers[flat.len()..].iter().any(|&padding| padding != 0) {
+                return Err("the padding is not zero".to_owned());
+            }
+            sums.extend(of_channels);
+        }
+        Ok(sums)
+    }
+}
+
+/// Attention to flat integers by one kernel, and the first of the two that do the same.
+pub struct FlatInTwo {
+    pub fused: Case,
+    pub attention: Case,
+    pub flat: Flat,
 }

@@ -1,0 +1,17 @@
+//! Attention, one row per workgroup, over pools of f16, to the integers of the linear that follows. Shapes and formula: paged_attention.wgsl.
+
+use super::paged_attention::decode_flat;
+use super::pools::F16;
+use crate::kernel::Kernel;
+
+pub const KERNEL: Kernel = decode_flat::<F16>(
+    "attention_decode_f16_flat",
+    &[
+        include_str!("paged_attention.wgsl"),
+        include_str!("pools_f16.wgsl"),
+        include_str!("attention_decode.wgsl"),
+        include_str!("output_flat.wgsl"),
+        include_str!("../quantize/flat_part.wgsl"),
+        include_str!("attention_decode_f16_flat.wgsl"),
+    ],
+);

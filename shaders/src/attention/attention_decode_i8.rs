@@ -1,0 +1,16 @@
+//! Attention, one row per workgroup, over pools of i8. Shapes and formula: paged_attention.wgsl.
+
+use super::paged_attention::decode;
+use super::pools::I8;
+use crate::kernel::Kernel;
+
+pub const KERNEL: Kernel = decode::<I8>(
+    "attention_decode_i8",
+    &[
+        include_str!("paged_attention.wgsl"),
+        include_str!("pools_i8.wgsl"),
+        include_str!("attention_decode.wgsl"),
+        include_str!("output_float.wgsl"),
+        include_str!("attention_decode_i8.wgsl"),
+    ],
+);

@@ -1,0 +1,27 @@
+// Attention's output as it is: y [rows, heads * head_dim] f32.
+//
+// A kernel binds y, and defines `attended`: feature d of the output of the workgroup's head, for row r of its rows.
+
+struct Params {
+  // Rows of a decode, tiles of a prefill.
+  count: u32,
+  heads: u32,
+  kv_heads: u32,
+  head_dim: u32,
+  stride: u32,
+  table_stride: u32,
+  window: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+// How many values of a row the head writes.
+fn outputs_of(head: u32) -> u32 {
+  return params.head_dim;
+}
+
+// Value i of those: `row` is row r of the workgroup's rows.
+fn store(row: u32, r: u32, head: u32, i: u32) {
+  y[(row * params.heads + head) * params.head_dim + i] = attended(r, i);
+}
