@@ -52,6 +52,7 @@ pub enum Command {
     Inspect(Inspect),
     Logits(Logits),
     Perplexity(Perplexity),
+    Eval(Eval),
     Bench(Bench),
     Quantize(Quantize),
     Completions(Completions),
@@ -271,6 +272,67 @@ pub struct Perplexity {
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+/// Score models: perplexity, divergence from the float original, zero-shot tasks
+///
+/// Perplexity is that of `plateau perplexity`, on the same windows. With --against each model is also compared with its
+/// float original, computed in f32: ratio of the perplexities, KL divergence in nats per token, and how often both find the
+/// same token most likely. Tasks have the prompts and metrics of lm-evaluation-harness, without examples; each row of a
+/// JSON Lines file is a question. All models are loaded at the same time. Errors (±) are standard errors.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau eval -m ./my-model-w4a8 -f book.txt --against ./my-model
+  plateau eval -m ./my-model --kv-type f16 --quant f32 -f book.txt \\
+      --against ./my-model                       what an f16 KV cache costs
+  plateau eval -m ./my-model --tasks piqa=valid.jsonl,arc_easy=test.jsonl
+  plateau eval -m ./my-model --tasks all --task-dir ./tasks --limit 100
+  plateau eval --compare ./w8a8 ./w4a8 --against ./my-model -f book.txt -o t.md
+  plateau eval --compare a.json b.json           results of earlier runs (-o)")]
+pub struct Eval {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Several models side by side, as -m takes them, or results of earlier runs (.json); --quant rounds the float ones
+    #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with = "model")]
+    pub compare: Vec<String>,
+    /// The float original that models are compared with, as -m takes it
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
+    /// Type of the float original's KV cache [default: f32]
+    #[arg(long, value_name = "TYPE", value_parser = kv_type(), requires = "against")]
+    pub against_kv_type: Option<KvType>,
+    /// A text, in UTF-8
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Tokens of a window [default: 512, or the model's limit where that is less]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub ctx_size: Option<u32>,
+    /// Windows at most [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunks: Option<u32>,
+    /// Windows and tasks without a begin token
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Which predictions of a window count
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Score::All)]
+    pub score: Score,
+    /// Tasks, separated by commas: NAME=FILE, or NAME or all with --task-dir; names are lambada_openai, piqa, hellaswag,
+    /// winogrande, arc_easy, arc_challenge, openbookqa
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub tasks: Vec<String>,
+    /// Folder with NAME.jsonl or NAME/*.jsonl
+    #[arg(long, value_name = "DIR", requires = "tasks")]
+    pub task_dir: Option<PathBuf>,
+    /// Only the first N rows of each task
+    #[arg(long, value_name = "N", requires = "tasks", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// One JSON object on stdout instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Write the results to a file too, .json or .md; may be given several times
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
 }
 
 /// How `bench` prints.
@@ -686,6 +748,12 @@ mod tests {
             "perplexity -m a -f b -c 1",
             "perplexity -m a -f b --chunks 0",
             "perplexity -m a -f b --score some",
+            "eval -m a --compare b -f c",
+            "eval --compare",
+            "eval -f a --against-kv-type f16",
+            "eval -f a --limit 1",
+            "eval -f a --task-dir b",
+            "eval --tasks a=b --limit 0",
             "bench -r 0",
             "bench --pg 512",
             "bench --pg 512,0",

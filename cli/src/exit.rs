@@ -3,6 +3,7 @@
 use crate::console::bytes;
 use plateau::Error;
 use plateau::checkpoint::{LoadError, LoadErrorKind, WriteError};
+use plateau::eval::EvalError;
 use plateau::exec::{DRIVER_HINT, DeviceError};
 use plateau::quantize::QuantizeError;
 use plateau::session::SessionError;
@@ -55,11 +56,7 @@ pub fn code(error: &anyhow::Error) -> Code {
             return of_cli(error);
         }
         if let Some(error) = cause.downcast_ref::<Error>() {
-            return match error {
-                Error::Load(error) => of_load(error),
-                Error::Device(error) => of_device(error),
-                Error::Session(error) => of_session(error),
-            };
+            return of_engine(error);
         }
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             return of_load(error);
@@ -73,6 +70,9 @@ pub fn code(error: &anyhow::Error) -> Code {
         if let Some(error) = cause.downcast_ref::<QuantizeError>() {
             return of_quantize(error);
         }
+        if let Some(error) = cause.downcast_ref::<EvalError>() {
+            return of_eval(error);
+        }
     }
     Code::Failure
 }
@@ -85,6 +85,24 @@ fn of_cli(error: &CliError) -> Code {
         // Who reads, `head` say, has enough: that is an end, not a failure.
         CliError::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe => Code::Done,
         CliError::Stdout(_) | CliError::File { .. } => Code::Failure,
+    }
+}
+
+fn of_engine(error: &Error) -> Code {
+    match error {
+        Error::Load(error) => of_load(error),
+        Error::Device(error) => of_device(error),
+        Error::Session(error) => of_session(error),
+    }
+}
+
+fn of_eval(error: &EvalError) -> Code {
+    match error {
+        EvalError::Engine(error) => of_engine(error),
+        EvalError::Row { .. } | EvalError::NoRows { .. } | EvalError::Vocabulary { .. } => {
+            Code::Usage
+        }
+        EvalError::NotFinite { .. } => Code::NumericCheck,
     }
 }
 
@@ -128,7 +146,7 @@ fn of_session(error: &SessionError) -> Code {
         | SessionError::UnknownToken { .. }
         | SessionError::AlreadyQuantized { .. }
         | SessionError::ContextSize { .. } => Code::Usage,
-        // One sequence in steps of its own size is all that the commands ask for.
+        // No command asks a session for more than it loaded it for.
         SessionError::TooManySequences { .. } | SessionError::TooManyRows { .. } => Code::Failure,
     }
 }
@@ -166,7 +184,11 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         | SessionError::TooManyRows { .. } => None,
     };
     let hint = error.chain().find_map(|cause| {
-        if let Some(error) = cause.downcast_ref::<Error>() {
+        let engine = match cause.downcast_ref::<EvalError>() {
+            Some(EvalError::Engine(error)) => Some(error),
+            _ => cause.downcast_ref::<Error>(),
+        };
+        if let Some(error) = engine {
             return match error {
                 Error::Load(error) => load(error),
                 Error::Device(error) => device(error),
@@ -405,6 +427,31 @@ mod tests {
             (QuantizeError::NeedsCalibration, 1),
         ];
         for (error, expected) in quantize {
+            let error: anyhow::Error = error.into();
+            assert_eq!(code(&error) as u8, expected, "{error}");
+        }
+        let eval: [(EvalError, u8); 5] = [
+            (not_found().into(), 3),
+            (Error::from(SessionError::EmptyPrompt).into(), 2),
+            (EvalError::NoRows { file: text() }, 2),
+            (
+                EvalError::Vocabulary {
+                    model: text(),
+                    found: 1,
+                    reference: text(),
+                    expected: 2,
+                },
+                2,
+            ),
+            (
+                EvalError::NotFinite {
+                    model: text(),
+                    place: text(),
+                },
+                8,
+            ),
+        ];
+        for (error, expected) in eval {
             let error: anyhow::Error = error.into();
             assert_eq!(code(&error) as u8, expected, "{error}");
         }

@@ -76,15 +76,20 @@ pub async fn session(
     options: &LoadOptions,
     console: &Console,
 ) -> Result<Session> {
-    let memory = memory_needed(checkpoint, options)?;
+    let line = model_line(checkpoint, options)?;
     let opened = open(&args.device, console).await?;
-    console.note(format!(
+    console.note(line);
+    upload(checkpoint, opened, options, console).await
+}
+
+/// Which model, in which format, and the memory that it takes.
+pub fn model_line(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<String> {
+    Ok(format!(
         "model: {}, {}, {}",
         checkpoint.folder.name(),
         format_label(checkpoint, options.quant),
-        memory_label(memory, options.kv_type),
-    ));
-    upload(checkpoint, opened, options, console).await
+        memory_label(memory_needed(checkpoint, options)?, options.kv_type),
+    ))
 }
 
 /// Loads a model on an opened device.

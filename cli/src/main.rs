@@ -6,6 +6,7 @@ mod console;
 mod exit;
 mod legacy;
 mod load;
+mod results;
 mod shape;
 mod text;
 

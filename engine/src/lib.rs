@@ -4,6 +4,7 @@
 //! [`checkpoint::Folder`] → [`checkpoint::Checkpoint`] → [`exec::open`] → [`session::Session`] → tokens.
 
 pub mod checkpoint;
+pub mod eval;
 pub mod exec;
 pub mod model;
 pub mod ops;

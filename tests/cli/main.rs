@@ -1,6 +1,7 @@
 //! The binary, as a user runs it.
 
 mod bad_input;
+mod eval;
 mod tiny;
 
 use plateau_tests::tolerance;
@@ -500,9 +501,14 @@ fn mean_loss(logits: &[f32], ids: &[u32], first: usize) -> f64 {
 
 /// What `plateau logits` writes for `ids`.
 fn logits(model: &TinyModel, ids: &[u32]) -> Vec<f32> {
+    logits_in("--quant f32 --kv-type f32", model, ids)
+}
+
+/// [`logits`] with other formats.
+fn logits_in(formats: &str, model: &TinyModel, ids: &[u32]) -> Vec<f32> {
     let out = model.path().join("logits.safetensors");
     let words = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let command = plateau("logits --quant f32 --kv-type f32 --ids").arg(words);
+    let command = plateau("logits").line(formats).arg("--ids").arg(words);
     command.arg("-o").arg(&out).model(model).ran().succeeded();
     let bytes = std::fs::read(&out).expect("was written");
     let tensors = SafeTensors::deserialize(&bytes).expect("is safetensors");

@@ -2,6 +2,7 @@
 
 mod bisect;
 mod errors;
+mod eval;
 mod flattened;
 mod promises;
 mod references;

@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod devices;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -20,6 +21,7 @@ pub async fn run(command: Command, console: &Console) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args).await,
         Command::Logits(args) => logits::run(&args, console).await,
         Command::Perplexity(args) => perplexity::run(&args, console).await,
+        Command::Eval(args) => eval::run(&args, console).await,
         Command::Bench(args) => bench::run(&args, console).await,
         Command::Quantize(args) => quantize::run(&args, console).await,
         Command::Completions(args) => completions::run(&args),

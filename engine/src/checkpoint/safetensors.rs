@@ -196,6 +196,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Bytes of all its safetensors files, headers included.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(ByteSource::len).sum()
+    }
+
     /// The tensor's info; an error that names it when missing, or when its shape is not `shape`.
     pub fn expect(&self, name: &str, shape: &[u64]) -> Result<&TensorInfo, LoadError> {
         let Some(info) = self.tensors.get(name) else {

@@ -354,7 +354,7 @@ impl Session {
     }
 
     /// Rows whose logits fit one buffer, and not more than a step takes.
-    fn logit_rows(&self) -> usize {
+    pub(crate) fn logit_rows(&self) -> usize {
         /// A step's logits are read back through host memory.
         const LOGITS_BYTES: u64 = 64 << 20;
         let row = 4 * u64::from(self.model.config.vocab_size);
