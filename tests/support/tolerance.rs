@@ -95,6 +95,7 @@ pub const HALF_STEP: Tolerance = Tolerance {
     name: "half a step",
     absolute: 0.0,
     relative: 1e-6,
+};
 
 /// The log-likelihood of a continuation of up to a hundred tokens, by two programs with f32 logits: each token's is off by
 /// some 1e-5, as [`LOGITS_TWIN`] says, and the references have five decimals.

@@ -10,7 +10,9 @@ use super::linear::QuantizedLinear;
 use super::outliers::SplitMix;
 use crate::checkpoint::ModelConfig;
 use crate::exec::{Executor, PlanId};
-use crate::model::{Capacity, LinearSpec, LinearWeights, Model, Part, StepShape, WeightsConfig};
+use crate::model::{
+    Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, StepShape, WeightsConfig,
+};
 use crate::ops::{Input, WeightFormat};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
@@ -23,6 +25,8 @@ use std::collections::BTreeMap;
 const STEP_ROWS: usize = 2048;
 /// Words of a Gram matrix on their way to the host at a time.
 const DRAINED_WORDS: u32 = 1 << 22;
+/// Elements of a table in memory at a time, or one row.
+pub(super) const TABLE_ELEMENTS: u32 = 1 << 22;
 
 /// Sample text: windows of one length, each a sequence of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +155,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The decoder's linears, joined as they are run.
-    pub fn linears(&self) -> impl Iterator<Item = LinearWeights<'_>> {
+    pub fn linears(&self) -> impl Iterator<Item = &LinearWeights> {
         self.model.weights.linears()
     }
 
@@ -163,36 +167,39 @@ impl<'a> Stage<'a> {
     /// Norms, and what else is used as it is.
     pub fn write_vectors(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
         for norm in self.model.weights.norms() {
-            let values: Vec<f32> = norm
-                .tensors
-                .iter()
-                .flat_map(|name| layer.tensor(name))
-                .copied()
-                .collect();
+            let mut values: Vec<f32> = Vec::new();
+            for part in &norm.parts {
+                match part {
+                    NormPart::Tensor(name) => values.extend(layer.tensor(name)),
+                    NormPart::Constant(value) => values.resize(values.len() + norm.len as usize, *value),
+                }
+            }
             self.executor
                 .write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
         }
         Ok(())
     }
 
-    /// The embedding's table in floats, some rows at a time; `read` gives rows from one on.
-    pub async fn write_table(
+    /// Tables, and linears before the layers, in floats, some rows at a time; `read` gives `rows` rows of a tensor from one on.
+    pub async fn write_embedding(
         &mut self,
-        chunk_rows: u32,
-        read: impl AsyncFn(u32, u32) -> Result<Vec<f32>, QuantizeError>,
+        read: impl AsyncFn(&str, u32, u32, u32) -> Result<Vec<f32>, QuantizeError>,
     ) -> Result<(), QuantizeError> {
-        let Some(table) = &self.model.weights.embed_tokens else {
-            return Ok(());
-        };
-        let hidden = table.table.hidden as usize;
-        let stride = padded(table.table.hidden) as usize;
-        for range in &table.table.ranges {
-            for first in (0..range.rows).step_by(chunk_rows as usize) {
-                let rows = chunk_rows.min(range.rows - first);
-                let values = read(range.first_row + first, rows).await?;
-                let words = padded_rows(&values, hidden, stride);
-                self.executor
-                    .write(range.w, u64::from(first) * stride as u64, &words)?;
+        let tables = self.model.weights.tables();
+        let tables = tables.map(|t| (&t.name, t.table.hidden, &t.table.ranges));
+        let linears = self.model.weights.linears();
+        let linears = linears.map(|l| (&l.sources[0].name, l.in_features, &l.linear.ranges));
+        for (name, features, ranges) in tables.chain(linears) {
+            let stride = padded(features) as usize;
+            let chunk = (TABLE_ELEMENTS / features).max(1);
+            for range in ranges {
+                for first in (0..range.rows).step_by(chunk as usize) {
+                    let rows = chunk.min(range.rows - first);
+                    let values = read(name, features, range.first_row + first, rows).await?;
+                    let words = padded_rows(&values, features as usize, stride);
+                    self.executor
+                        .write(range.w, u64::from(first) * stride as u64, &words)?;
+                }
             }
         }
         Ok(())
@@ -241,7 +248,7 @@ impl<'a> Stage<'a> {
             .weights
             .linears()
             .find(|l| l.linear.label == label);
-        let linear = found.expect("a label of this layer").linear;
+        let linear = &found.expect("a label of this layer").linear;
         if let (Input::Static(input), Some((map, scale))) = (&linear.input, linear.static_buffers) {
             self.executor.write(map, 0, &input.map)?;
             self.executor.write(scale, 0, &[input.scale.to_bits()])?;
@@ -395,7 +402,7 @@ impl<'a> Stage<'a> {
             .weights
             .linears()
             .find(|l| l.linear.label == label);
-        let linear = found.expect("a label of this layer").linear;
+        let linear = &found.expect("a label of this layer").linear;
         let exact = matches!(linear.input, Input::Static(_));
         let in_features = linear.in_features;
         let n = match exact {

@@ -5,9 +5,10 @@
 //! 2. [`write`]: layer by layer, the layers before it quantized, weights become integers, and the layer is run as it will run.
 
 use super::QuantizeError;
+use super::rtn::copy_tensor;
 use super::activation::{ActivationStats, StaticChoice, choose_static};
 use super::bit_width::{Sensitivity, choose_by_share};
-use super::calibrate::{LayerPrefix, Samples, Stage};
+use super::calibrate::{LayerPrefix, Samples, Stage, TABLE_ELEMENTS};
 use super::flatten::FlatMap;
 use super::gptq::Factor;
 use super::grid::{ClipSearch, Grid, GridConfig};
@@ -32,8 +33,6 @@ use std::sync::Arc;
 const SAMPLE_ROWS: usize = 2048;
 /// Source channels whose extra channels share words.
 const TILE: usize = 64;
-/// Elements of a table in memory at a time, or one row.
-const TABLE_ELEMENTS: u32 = 1 << 22;
 /// Migration strengths that a search tries; no smoothing at all is another candidate.
 const STRENGTHS: [f32; 7] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
@@ -458,6 +457,18 @@ pub async fn write(
         );
     }
     tensors.extend(vectors(&config.final_norms()));
+    let mut floats = Vec::new();
+    for (name, shape) in config.float_matrices() {
+        let name = format!("{name}.weight");
+        let shape = shape.map(u64::from);
+        let info = checkpoint.expect_float(&name, &shape)?;
+        floats.push((name.clone(), info.bytes));
+        tensors.push(NewTensor {
+            name,
+            dtype: info.dtype,
+            shape: shape.to_vec(),
+        });
+    }
     let mut writer = CheckpointWriter::create(out_dir, tensors, shard_bytes)?;
 
     for table in &tables {
@@ -528,6 +539,9 @@ pub async fn write(
     }
     for (name, len) in config.final_norms() {
         writer.append_f32(&name, &checkpoint.read_f32(&name, 0, len as usize).await?)?;
+    }
+    for (name, bytes) in &floats {
+        copy_tensor(checkpoint, &mut writer, name, *bytes).await?;
     }
     copy_beside(&checkpoint.folder, out_dir).await?;
     writer.finish(&json)?;
@@ -628,7 +642,7 @@ fn table_plan(config: &ModelConfig, name: &str) -> LinearPlan {
     LinearPlan {
         shape: LinearShape {
             name: name.to_owned(),
-            in_features: config.hidden_size,
+            in_features: config.embedding_size(),
             out_features: config.vocab_size,
             bias: false,
         },
@@ -698,7 +712,14 @@ async fn write_table(
     let mut scales = Vec::new();
     let name = &table.shape.name;
     for (first, rows) in table_chunks(&table.shape) {
-        let weights = read_table(checkpoint, &table.shape, first, rows).await?;
+        let in_features = u64::from(table.shape.in_features);
+        let weights = checkpoint
+            .read_f32(
+                &format!("{name}.weight"),
+                u64::from(first) * in_features,
+                (u64::from(rows) * in_features) as usize,
+            )
+            .await?;
         for row in weights.chunks_exact(table.shape.in_features as usize) {
             let (scale, words) = pack::quantize_row_i8(row);
             writer.append_words(&format!("{name}.qweight"), &words)?;
@@ -711,28 +732,11 @@ async fn write_table(
 
 /// (first, number) of rows that are in memory together.
 fn table_chunks(shape: &LinearShape) -> impl Iterator<Item = (u32, u32)> {
-    let (rows, chunk) = (shape.out_features, table_chunk(shape));
+    let rows = shape.out_features;
+    let chunk = (TABLE_ELEMENTS / shape.in_features).max(1);
     (0..rows)
         .step_by(chunk as usize)
         .map(move |first| (first, chunk.min(rows - first)))
-}
-
-fn table_chunk(shape: &LinearShape) -> u32 {
-    (TABLE_ELEMENTS / shape.in_features).max(1)
-}
-
-async fn read_table(
-    checkpoint: &Checkpoint,
-    shape: &LinearShape,
-    first: u32,
-    rows: u32,
-) -> Result<Vec<f32>, QuantizeError> {
-    let in_features = u64::from(shape.in_features);
-    let len = (u64::from(rows) * in_features) as usize;
-    let name = format!("{}.weight", shape.name);
-    Ok(checkpoint
-        .read_f32(&name, u64::from(first) * in_features, len)
-        .await?)
 }
 
 /// The hidden states before the first layer, rows from `first` on; of the quantized embedding where `quantized`.
@@ -749,12 +753,18 @@ async fn embed(
         layers: 0..0,
         head: false,
     };
-    let shape = table_plan(config, config.tables()[0]).shape;
     let mut stage = Stage::new(executor, config, part, samples, first, &float).await?;
-    let read = async |first: u32, rows: u32| {
-        let mut values = read_table(checkpoint, &shape, first, rows).await?;
-        if quantized {
-            for row in values.chunks_exact_mut(shape.in_features as usize) {
+    let read = async |name: &str, features: u32, first: u32, rows: u32| {
+        let features = u64::from(features);
+        let mut values = checkpoint
+            .read_f32(
+                &format!("{name}.weight"),
+                u64::from(first) * features,
+                (u64::from(rows) * features) as usize,
+            )
+            .await?;
+        if quantized && name == config.tables()[0] {
+            for row in values.chunks_exact_mut(features as usize) {
                 let (scale, words) = pack::quantize_row_i8(row);
                 let mut integers = vec![0_i8; row.len()];
                 pack::unpack_i8(&words, &mut integers);
@@ -765,7 +775,7 @@ async fn embed(
         }
         Ok(values)
     };
-    stage.write_table(table_chunk(&shape), read).await?;
+    stage.write_embedding(read).await?;
     stage.embed().await
 }
 

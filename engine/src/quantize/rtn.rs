@@ -219,7 +219,7 @@ fn new_tensors(linear: &LinearShape, format: LinearFormat) -> Vec<NewTensor> {
 }
 
 /// A tensor as it is, in chunks.
-async fn copy_tensor(
+pub(super) async fn copy_tensor(
     checkpoint: &Checkpoint,
     writer: &mut CheckpointWriter,
     name: &str,
