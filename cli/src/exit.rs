@@ -119,9 +119,9 @@ fn of_quantize(error: &QuantizeError) -> Code {
         QuantizeError::AlreadyQuantized { .. }
         | QuantizeError::Write(WriteError::Occupied { .. }) => Code::Usage,
         QuantizeError::Device(error) => of_device(error),
+        QuantizeError::OverBudget { .. } => Code::Usage,
         QuantizeError::Write(WriteError::Io { .. })
         | QuantizeError::NeedsCalibration
-        | QuantizeError::Flatten { .. }
         | QuantizeError::Gptq { .. } => Code::Failure,
     }
 }

@@ -25,6 +25,8 @@ use std::collections::BTreeMap;
 const STEP_ROWS: usize = 2048;
 /// Words of a Gram matrix on their way to the host at a time.
 const DRAINED_WORDS: u32 = 1 << 22;
+/// Logits that are read at a time, or one row.
+const HEAD_LOGITS: usize = 1 << 22;
 /// Elements of a table in memory at a time, or one row.
 pub(super) const TABLE_ELEMENTS: u32 = 1 << 22;
 
@@ -154,9 +156,13 @@ impl<'a> Stage<'a> {
         self.samples.window() - self.first
     }
 
-    /// The decoder's linears, joined as they are run.
-    pub fn linears(&self) -> impl Iterator<Item = &LinearWeights> {
-        self.model.weights.linears()
+    /// Label and names of the linears as they are run, those that share a spec joined.
+    pub fn joined(&self) -> Vec<(String, Vec<String>)> {
+        let names = |linear: &LinearWeights| {
+            let sources = linear.sources.iter().map(|source| source.name.clone());
+            (linear.linear.label.clone(), sources.collect())
+        };
+        self.model.weights.linears().map(names).collect()
     }
 
     /// Bytes of the buffers that outlive a step.
@@ -207,7 +213,8 @@ impl<'a> Stage<'a> {
 
     /// Float weights of every linear.
     pub fn write_float(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
-        for linear in self.model.weights.linears() {
+        let linears = self.model.weights.linears();
+        for linear in linears.filter(|l| l.linear.input == Input::Float) {
             let in_features = linear.in_features as usize;
             let stride = padded(linear.in_features) as usize;
             let join = |suffix: &str| -> Vec<f32> {
@@ -336,6 +343,51 @@ impl<'a> Stage<'a> {
             }
         }
         rows
+    }
+
+    /// Logits of a row.
+    pub fn vocab(&self) -> usize {
+        self.model.config.vocab_size as usize
+    }
+
+    /// Steps in which the logits of `rows` rows come.
+    pub fn head_steps(&self, rows: usize) -> usize {
+        rows.div_ceil(self.head_rows())
+    }
+
+    fn head_rows(&self) -> usize {
+        (HEAD_LOGITS / self.vocab()).clamp(1, self.samples.window())
+    }
+
+    /// The logits of step `at` of all rows of `hidden`, [rows, vocab]. Of a stage that is the head.
+    pub async fn logits(&mut self, hidden: &[f32], at: usize) -> Result<Vec<f32>, QuantizeError> {
+        let features = self.model.config.hidden_size as usize;
+        let step = self.head_rows() * features;
+        let hidden = &hidden[at * step..(at * step + step).min(hidden.len())];
+        let rows = hidden.len() / features;
+        let shape = StepShape::Rows {
+            rows: rows as u32,
+            tiles: 1,
+            logits: rows as u32,
+        };
+        let buffer = self.model.step.hidden.expect("a part has hidden states");
+        let index: Vec<u32> = (0..rows as u32).collect();
+        self.executor
+            .write(buffer, 0, bytemuck::cast_slice(hidden))?;
+        self.executor.write(self.model.step.logit_index, 0, &index)?;
+        let step = self.model.step(&shape);
+        let logits = step.logits.expect("the head has logits");
+        let id = match self.plans.get(&rows) {
+            Some((id, _)) => *id,
+            None => {
+                let id = self.executor.prepare(step.plan.clone()).await?;
+                self.plans.insert(rows, (id, step.plan));
+                id
+            }
+        };
+        let words = (rows * self.vocab()) as u64;
+        let readback = self.executor.run_and_read(id, logits, 0..words)?;
+        Ok(bytemuck::cast_vec(self.executor.wait(readback).await?))
     }
 
     /// The embedding of all samples, [windows * window, hidden].

@@ -35,6 +35,16 @@ impl HostLayer {
         Ok(Self { tensors })
     }
 
+    /// The vectors after the last layer.
+    pub async fn read_last(checkpoint: &Checkpoint) -> Result<Self, QuantizeError> {
+        let mut tensors = BTreeMap::new();
+        for (name, len) in checkpoint.config.final_norms() {
+            let values = checkpoint.read_f32(&name, 0, len as usize).await?;
+            tensors.insert(name, values);
+        }
+        Ok(Self { tensors })
+    }
+
     /// The tensor of that name.
     ///
     /// # Panics

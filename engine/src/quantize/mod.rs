@@ -12,7 +12,9 @@ pub mod linear;
 pub mod outliers;
 pub mod pipeline;
 pub mod recipe;
+pub mod report;
 pub mod rtn;
+mod sensitivity;
 pub mod smooth;
 
 pub use rtn::{QuantizeError, round_to_nearest, round_to_nearest_in_shards};

@@ -1,13 +1,15 @@
 //! The whole way, in two passes over the layers.
 //!
 //! 1. [`decide`]: the float model runs over the samples. Of each layer: how its channels are smoothed, threshold and parts of
-//!    every input, at INT4 and at INT8, and what either would cost. Then the bits of all layers are chosen.
+//!    every input, and what each choice of bits would cost. Then the bits of all layers are chosen.
 //! 2. [`write`]: layer by layer, the layers before it quantized, weights become integers, and the layer is run as it will run.
 
 use super::QuantizeError;
-use super::rtn::copy_tensor;
 use super::activation::{ActivationStats, StaticChoice, choose_static};
-use super::bit_width::{Sensitivity, choose_by_share};
+use super::bit_width::{
+    Candidate as SizedCandidate, Divergence, Histogram, Sensitivity, choose_by_limit,
+    choose_by_share, choose_within,
+};
 use super::calibrate::{LayerPrefix, Samples, Stage, TABLE_ELEMENTS};
 use super::flatten::FlatMap;
 use super::gptq::Factor;
@@ -15,8 +17,8 @@ use super::grid::{ClipSearch, Grid, GridConfig};
 use super::layer::{HostLayer, Producer};
 use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
 use super::outliers::Outliers;
-use super::recipe::{Activations, BitPolicy, Recipe, Smoothing};
-use super::smooth::smoothing_scales;
+use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
+use super::sensitivity::Streams;
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
     LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,
@@ -35,11 +37,12 @@ const SAMPLE_ROWS: usize = 2048;
 const TILE: usize = 64;
 /// Migration strengths that a search tries; no smoothing at all is another candidate.
 const STRENGTHS: [f32; 7] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
+/// Bytes in memory at a time of a tensor that is copied.
+const COPY_BYTES: u64 = 1 << 24;
 
-/// Progress of a quantization.
+/// Layers done, of how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    pub stage: &'static str,
     pub done: u64,
     pub total: u64,
 }
@@ -57,7 +60,7 @@ pub struct Source<'a> {
 #[derive(Clone, Debug)]
 pub struct LayerPlan {
     pub groups: Vec<GroupPlan>,
-    /// Keys and values of the stored prefix, if the recipe has one.
+    /// Keys and values of the first tokens, if the recipe stores them.
     pub prefix: LayerPrefix,
 }
 
@@ -68,24 +71,37 @@ pub struct GroupPlan {
     /// What each produced channel is divided by; empty for nothing.
     pub smoothing: Vec<f32>,
     pub linears: Vec<LinearPlan>,
-    /// Relative errors of the outputs that the choice was made by: at INT4 and at INT8.
-    pub expected_error: [f64; 2],
-}
-
-/// One way to quantize a group's input and weights.
-struct Candidate {
-    smoothing: Vec<f32>,
-    input: StaticChoice,
-    /// Expected square of the error over that of the outputs.
-    error: f64,
+    /// For each choice of bits that there was: expected square of the outputs' error over that of the outputs.
+    pub expected_errors: Vec<(Choice, f64)>,
+    /// Measured KL divergence of the model's output with this group alone quantized by the first choice.
+    pub divergence: Option<f64>,
 }
 
 impl LayerPlan {
     fn linear(&self, name: &str) -> &LinearPlan {
-        let linears = self.groups.iter().flat_map(|group| &group.linears);
-        let found = linears.into_iter().find(|l| l.shape.name == name);
+        let mut linears = self.groups.iter().flat_map(|group| &group.linears);
+        let found = linears.find(|linear| linear.shape.name == name);
         found.expect("a plan has each linear of its layer")
     }
+}
+
+/// A group's input and weights at one choice of bits, each as well as it goes.
+struct Candidate {
+    choice: Choice,
+    smoothing: Vec<f32>,
+    input: StaticChoice,
+    /// Expected square of the outputs' error over that of the outputs.
+    error: f64,
+    /// KL divergence of the quantized values from the float ones: of the input, and of the weights.
+    divergence: [f64; 2],
+}
+
+/// A layer between the passes.
+struct Decided {
+    groups: Vec<LinearGroup>,
+    /// For each group, one for each choice.
+    candidates: Vec<Vec<Candidate>>,
+    prefix: LayerPrefix,
 }
 
 /// The first pass: how each layer will be quantized.
@@ -97,123 +113,116 @@ pub async fn decide(
 ) -> Result<Vec<LayerPlan>, QuantizeError> {
     let config = &source.checkpoint.config;
     let Some(samples) = source.samples else {
-        let plain = |layer| Ok(uncalibrated(config, recipe, layer));
-        return (0..config.num_hidden_layers).map(plain).collect();
+        return Ok((0..config.num_hidden_layers)
+            .map(|layer| uncalibrated(config, recipe, layer))
+            .collect());
     };
-    let prefix = usize::from(recipe.prefix);
-    let mut hidden = embed(source.checkpoint, executor, samples, 0, false).await?;
-    let mut layers = Vec::new();
-    for layer in 0..config.num_hidden_layers {
+    let mut report = |done: u32| {
         progress(Progress {
-            stage: "calibrating",
-            done: layer.into(),
+            done: done.into(),
             total: config.num_hidden_layers.into(),
         });
-        let mut weights = read_layer(source, layer).await?;
+    };
+    let prefix = usize::from(recipe.prefix);
+    let choices = recipe.choices();
+    let mut hidden = embed(source.checkpoint, executor, samples, 0, false).await?;
+    let mut streams = (choices.len() > 1).then(|| Streams::new(samples, prefix, config, &hidden));
+    let mut layers = Vec::new();
+    for layer in 0..config.num_hidden_layers {
+        report(layer);
+        let weights = read_layer(source, layer).await?;
         let groups = config.layer_groups(layer);
-        let mut stats: Vec<ActivationStats> = groups
-            .iter()
-            .map(|group| ActivationStats::new(group.in_features as usize))
-            .collect();
-        let mut stage = float_stage(executor, config, layer, samples).await?;
+        let mut stage = layer_stage(executor, config, layer, samples, 0, &float).await?;
         stage.write_vectors(&weights)?;
         stage.write_float(&weights)?;
-        let rows = samples.windows.len() * (samples.window() - prefix);
-        let keep = rows.div_ceil(SAMPLE_ROWS).max(1);
-        stage
-            .forward(&mut hidden, &mut |tap| {
-                let first_name = tap.linear.split('+').next().unwrap_or_default();
-                let at = groups
-                    .iter()
-                    .position(|group| group.linears[0].name == first_name);
-                let stats = &mut stats[at.expect("a float layer runs each group as one linear")];
-                // The stored tokens are not quantized, so they do not count.
-                let windows = tap.values.chunks_exact(tap.rows_per_window * tap.features);
-                for (window, values) in windows.enumerate() {
-                    let window = tap.first_row / tap.rows_per_window + window;
-                    let first = window * (tap.rows_per_window - prefix);
-                    stats.add(&values[prefix * tap.features..], first, keep);
-                }
-            })
-            .await?;
-        let layer_prefix = stage.read_prefix(prefix).await?;
+        let (stats, layer_prefix) = observe(&mut stage, samples, &groups, prefix, &mut hidden).await?;
         drop(stage);
-        stats.iter_mut().for_each(|stats| stats.finish(rows));
-
-        let mut decided = Vec::new();
+        let mut smoothed = weights.clone();
+        let mut candidates = Vec::new();
         for (group, stats) in groups.iter().zip(&stats) {
-            decided.push(candidates(config, &mut weights, group, stats, recipe)?);
+            let found: Vec<Candidate> = choices
+                .iter()
+                .map(|choice| candidate(config, &smoothed, group, stats, recipe, *choice))
+                .collect();
+            // Later groups are decided on weights that are smoothed, as they will be; by the finest choice.
+            if let Some(finest) = found.last().filter(|found| !found.smoothing.is_empty()) {
+                smoothed.rescale(group, &Producer::of(config, group), &finest.smoothing);
+            }
+            candidates.push(found);
         }
-        layers.push((groups, decided, layer_prefix));
+        drop(smoothed);
+        let decided = Decided {
+            groups,
+            candidates,
+            prefix: layer_prefix,
+        };
+        if let Some(streams) = &mut streams {
+            branch(executor, config, recipe, layer, &weights, &decided, streams).await?;
+        }
+        layers.push(decided);
     }
-    progress(Progress {
-        stage: "calibrating",
-        done: config.num_hidden_layers.into(),
-        total: config.num_hidden_layers.into(),
+    report(config.num_hidden_layers);
+    let (chosen, divergences) = match streams {
+        None => (vec![0; layers.iter().map(|l| l.groups.len()).sum()], None),
+        Some(streams) => {
+            let found = head_divergences(source.checkpoint, executor, streams).await?;
+            let chosen = choose(source.checkpoint, recipe, &layers, &found)?;
+            (chosen, Some(found))
+        }
+    };
+    let mut at = 0;
+    let plans = layers.into_iter().map(|decided| {
+        let groups = decided.groups.into_iter().zip(decided.candidates);
+        let groups = groups.map(|(group, mut candidates)| {
+            let errors = candidates.iter().map(|c| (c.choice, c.error)).collect();
+            let candidate = candidates.swap_remove(chosen[at]);
+            at += 1;
+            GroupPlan {
+                linears: linear_plans(config, recipe, &group, &candidate),
+                group,
+                smoothing: candidate.smoothing,
+                expected_errors: errors,
+                divergence: divergences.as_ref().map(|found| found[at - 1]),
+            }
+        });
+        LayerPlan {
+            groups: groups.collect(),
+            prefix: decided.prefix,
+        }
     });
-    let flat: Vec<(&LinearGroup, &[Candidate; 2])> = layers
-        .iter()
-        .flat_map(|(groups, decided, _)| groups.iter().zip(decided))
-        .collect();
-    let bits = choose_bits(&flat, recipe);
-    let mut bits = bits.into_iter();
-    layers
-        .into_iter()
-        .map(|(groups, decided, prefix)| {
-            let groups = groups.into_iter().zip(decided);
-            let groups = groups.map(|(group, candidates)| {
-                let (weights, activations) = bits.next().expect("bits for each group");
-                group_plan(config, recipe, group, candidates, weights, activations)
-            });
-            Ok(LayerPlan {
-                groups: groups.collect::<Result<_, QuantizeError>>()?,
-                prefix,
-            })
-        })
-        .collect()
+    Ok(plans.collect())
 }
 
 /// A layer whose recipe needs no samples.
 fn uncalibrated(config: &ModelConfig, recipe: &Recipe, layer: u32) -> LayerPlan {
-    let BitPolicy::All {
-        weights,
-        activations,
-    } = recipe.bits
-    else {
-        unreachable!("other policies need samples");
+    let choice = recipe.choices()[0];
+    let plan = |group: LinearGroup| GroupPlan {
+        smoothing: Vec::new(),
+        linears: group
+            .linears
+            .iter()
+            .map(|shape| LinearPlan {
+                shape: shape.clone(),
+                format: format(recipe, choice),
+                input: None,
+            })
+            .collect(),
+        group,
+        expected_errors: Vec::new(),
+        divergence: None,
     };
-    let groups = config
-        .layer_groups(layer)
-        .into_iter()
-        .map(|group| GroupPlan {
-            smoothing: Vec::new(),
-            linears: group
-                .linears
-                .iter()
-                .map(|shape| LinearPlan {
-                    shape: shape.clone(),
-                    format: format(recipe, weights, activations),
-                    input: None,
-                })
-                .collect(),
-            group,
-            expected_error: [0.0; 2],
-        });
     LayerPlan {
-        groups: groups.collect(),
+        groups: config.layer_groups(layer).into_iter().map(plan).collect(),
         prefix: LayerPrefix::default(),
     }
 }
 
-fn format(recipe: &Recipe, weight_bits: Bits, activation_bits: Bits) -> LinearFormat {
+fn format(recipe: &Recipe, choice: Choice) -> LinearFormat {
     LinearFormat {
-        weight_bits,
+        weight_bits: choice.weights,
         weight_scale: recipe.weight_scale,
-        group_size: match weight_bits {
-            Bits::Int4 => recipe.group_size,
-            Bits::Int8 => 0,
-        },
-        activation_bits,
+        group_size: choice.group_size,
+        activation_bits: choice.activations,
         activation_scale: match recipe.activations {
             Activations::Static => ActivationScale::Static,
             Activations::Dynamic | Activations::Float => ActivationScale::Dynamic,
@@ -221,43 +230,188 @@ fn format(recipe: &Recipe, weight_bits: Bits, activation_bits: Bits) -> LinearFo
     }
 }
 
-/// (weights, activations) of every group in the order of the layers.
-fn choose_bits(groups: &[(&LinearGroup, &[Candidate; 2])], recipe: &Recipe) -> Vec<(Bits, Bits)> {
-    match recipe.bits {
-        BitPolicy::All {
-            weights,
-            activations,
-        } => vec![(weights, activations); groups.len()],
-        BitPolicy::Int4Share(share) => {
-            let sensitivities: Vec<Sensitivity> = groups
+/// Runs the float layer over all samples, in place: what its groups are given, and the keys and values of the first tokens.
+async fn observe(
+    stage: &mut Stage<'_>,
+    samples: &Samples,
+    groups: &[LinearGroup],
+    prefix: usize,
+    hidden: &mut [f32],
+) -> Result<(Vec<ActivationStats>, LayerPrefix), QuantizeError> {
+    let mut stats: Vec<ActivationStats> = groups
+        .iter()
+        .map(|group| ActivationStats::new(group.in_features as usize))
+        .collect();
+    let rows = samples.windows.len() * (samples.window() - prefix);
+    let keep = rows.div_ceil(SAMPLE_ROWS).max(1);
+    stage
+        .forward(hidden, &mut |tap| {
+            let first_name = tap.linear.split('+').next().unwrap_or_default();
+            let at = groups
                 .iter()
-                .map(|(group, [int4, int8])| Sensitivity {
-                    cost: (int4.error - int8.error).max(0.0),
-                    macs: group_macs(group),
+                .position(|group| group.linears[0].name == first_name);
+            let stats = &mut stats[at.expect("a float layer runs each group as one linear")];
+            // The stored tokens are not quantized, so they do not count.
+            let windows = tap.values.chunks_exact(tap.rows_per_window * tap.features);
+            for (window, values) in windows.enumerate() {
+                let window = tap.first_row / tap.rows_per_window + window;
+                let first = window * (tap.rows_per_window - prefix);
+                stats.add(&values[prefix * tap.features..], first, keep);
+            }
+        })
+        .await?;
+    let layer_prefix = stage.read_prefix(prefix).await?;
+    stats.iter_mut().for_each(|stats| stats.finish(rows));
+    Ok((stats, layer_prefix))
+}
+
+/// Lets a stream for each of the layer's groups leave the exact one, and takes the others through the layer.
+async fn branch(
+    executor: &mut Executor,
+    config: &ModelConfig,
+    recipe: &Recipe,
+    layer: u32,
+    weights: &HostLayer,
+    decided: &Decided,
+    streams: &mut Streams,
+) -> Result<(), QuantizeError> {
+    let (samples, first) = (streams.samples.clone(), streams.first);
+    for (group, candidates) in decided.groups.iter().zip(&decided.candidates) {
+        let coarsest = &candidates[0];
+        let mut weights = weights.clone();
+        let mut prefix = decided.prefix.clone();
+        if !coarsest.smoothing.is_empty() {
+            weights.rescale(group, &Producer::of(config, group), &coarsest.smoothing);
+            rescale_prefix(&mut prefix, group, &coarsest.smoothing);
+        }
+        let linears = linear_plans(config, recipe, group, coarsest);
+        let spec = |name: &str| {
+            let found = linears.iter().find(|linear| linear.shape.name == name);
+            found.map_or_else(|| float(name), LinearPlan::spec)
+        };
+        let mut stage = layer_stage(executor, config, layer, &samples, first, &spec).await?;
+        stage.write_vectors(&weights)?;
+        stage.write_float(&weights)?;
+        stage.write_prefix(&prefix)?;
+        for (label, names) in stage.joined() {
+            let quantized: Vec<QuantizedLinear> = linears
+                .iter()
+                .filter(|linear| names.contains(&linear.shape.name))
+                .map(|linear| round(linear, &weights, recipe))
+                .collect();
+            if !quantized.is_empty() {
+                stage.write_quantized(&label, &quantized.iter().collect::<Vec<_>>())?;
+            }
+        }
+        streams.branch(&mut stage).await?;
+    }
+    let mut stage = layer_stage(executor, config, layer, &samples, first, &float).await?;
+    stage.write_vectors(weights)?;
+    stage.write_float(weights)?;
+    streams
+        .advance(&mut stage, &decided.prefix, decided.groups.len())
+        .await
+}
+
+/// What the head makes of the streams.
+async fn head_divergences(
+    checkpoint: &Checkpoint,
+    executor: &mut Executor,
+    streams: Streams,
+) -> Result<Vec<f64>, QuantizeError> {
+    let config = &checkpoint.config;
+    let part = Part {
+        embedding: false,
+        layers: config.num_hidden_layers..config.num_hidden_layers,
+        head: true,
+    };
+    let samples = streams.samples.clone();
+    let mut stage = Stage::new(executor, config, part, &samples, streams.first, &float).await?;
+    stage.write_vectors(&HostLayer::read_last(checkpoint).await?)?;
+    stage.write_embedding(float_rows(checkpoint, false)).await?;
+    streams.divergences(&mut stage).await
+}
+
+/// Which candidate each group gets, in the order of the layers. `divergences` are those of the first candidates.
+fn choose(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    layers: &[Decided],
+    divergences: &[f64],
+) -> Result<Vec<usize>, QuantizeError> {
+    let groups = || {
+        layers
+            .iter()
+            .flat_map(|layer| layer.groups.iter().zip(&layer.candidates))
+            .zip(divergences)
+    };
+    // What another candidate would have measured: the divergence grows with the square of the error.
+    let cost = |candidates: &[Candidate], at: usize, measured: f64| {
+        measured * candidates[at].error / candidates[0].error.max(f64::MIN_POSITIVE)
+    };
+    let index = |bits: Bits| usize::from(bits == Bits::Int8);
+    match recipe.bits {
+        BitPolicy::All { .. } => Ok(vec![0; groups().count()]),
+        BitPolicy::Int4Share(share) => {
+            let sensitivities: Vec<Sensitivity> = groups()
+                .map(|((group, candidates), measured)| {
+                    let [int4, int8] = [0, 1].map(|at| cost(candidates, at, *measured));
+                    Sensitivity {
+                        cost: (int4 - int8).max(0.0),
+                        macs: group_macs(group),
+                    }
                 })
                 .collect();
             let bits = choose_by_share(&sensitivities, share);
-            bits.into_iter().map(|bits| (bits, bits)).collect()
+            Ok(bits.into_iter().map(index).collect())
         }
-        BitPolicy::DivergenceLimit(_) | BitPolicy::Bytes(_) => todo!(),
+        BitPolicy::DivergenceLimit(limit) => {
+            let divergences: Vec<[Divergence; 2]> = groups()
+                .map(|((_, candidates), _)| {
+                    [0, 1].map(|of| Divergence {
+                        int4: candidates[0].divergence[of],
+                        int8: candidates[1].divergence[of],
+                    })
+                })
+                .collect();
+            let bits = choose_by_limit(&divergences, limit);
+            Ok(bits.into_iter().map(index).collect())
+        }
+        BitPolicy::Bytes(budget) => {
+            let candidates: Vec<Vec<SizedCandidate>> = groups()
+                .map(|((group, candidates), measured)| {
+                    let sized = candidates.iter().enumerate().map(|(at, candidate)| {
+                        let linears = linear_plans(&checkpoint.config, recipe, group, candidate);
+                        SizedCandidate {
+                            bytes: linears.iter().map(LinearPlan::bytes).sum(),
+                            cost: cost(candidates, at, *measured),
+                        }
+                    });
+                    sized.collect()
+                })
+                .collect();
+            let rest = other_tensors(checkpoint, recipe)?;
+            let rest = rest.iter().map(NewTensor::bytes).sum();
+            choose_within(&candidates, budget.saturating_sub(rest))
+                .map_err(|source| QuantizeError::OverBudget { rest, source })
+        }
     }
 }
 
 fn group_macs(group: &LinearGroup) -> u64 {
-    let macs =
-        |linear: &LinearShape| u64::from(linear.in_features) * u64::from(linear.out_features);
+    let macs = |l: &LinearShape| u64::from(l.in_features) * u64::from(l.out_features);
     group.linears.iter().map(macs).sum()
 }
 
-/// How the group would be quantized at INT4 and at INT8, each at its best. Smooths `weights` as INT8's candidate says, so
-/// that later groups are decided on the weights that they will have.
-fn candidates(
+/// How the group would be quantized at one choice of bits, with the smoothing of the least error.
+fn candidate(
     config: &ModelConfig,
-    weights: &mut HostLayer,
+    weights: &HostLayer,
     group: &LinearGroup,
     stats: &ActivationStats,
     recipe: &Recipe,
-) -> Result<[Candidate; 2], QuantizeError> {
+    choice: Choice,
+) -> Candidate {
     let producer = Producer::of(config, group);
     let x_absmax = producer.reduce_max(&stats.absmax);
     let w_absmax = producer.reduce_max(&weights.column_absmax(group));
@@ -269,50 +423,39 @@ fn candidates(
             .chain(STRENGTHS.map(at))
             .collect(),
     };
-    let best = |bits: Bits| {
-        let tried = tried.iter().map(|scales| {
-            let expanded = match scales.is_empty() {
-                true => vec![1.0; stats.absmax.len()],
-                false => producer.expand(scales),
-            };
-            let mut candidate = candidate(weights, group, stats, &expanded, recipe, bits);
-            candidate.smoothing.clone_from(scales);
-            candidate
-        });
-        let best = tried.reduce(|best, next| if next.error < best.error { next } else { best });
-        best.expect("at least one is tried")
-    };
-    Ok([best(Bits::Int4), best(Bits::Int8)])
+    let tried = tried.into_iter().map(|scales| {
+        let expanded = match scales.is_empty() {
+            true => vec![1.0; stats.absmax.len()],
+            false => producer.expand(&scales),
+        };
+        Candidate {
+            smoothing: scales,
+            ..smoothed_candidate(weights, group, stats, &expanded, recipe, choice)
+        }
+    });
+    let best = tried.reduce(|best, next| if next.error < best.error { next } else { best });
+    best.expect("at least one is tried")
 }
 
 /// What the group costs with its input channels divided by `scales`.
-fn candidate(
+fn smoothed_candidate(
     weights: &HostLayer,
     group: &LinearGroup,
     stats: &ActivationStats,
     scales: &[f32],
     recipe: &Recipe,
-    bits: Bits,
+    choice: Choice,
 ) -> Candidate {
-    let (weight_bits, activation_bits) = match recipe.bits {
-        BitPolicy::All {
-            weights,
-            activations,
-        } => (weights, activations),
-        _ => (bits, bits),
-    };
     let mut stats = stats.clone();
     stats.rescale(scales);
     let channels = scales.len();
     let mut energy = vec![0.0_f64; channels];
     let mut weight_error = 0.0;
+    let mut weight_divergence = 0.0_f64;
     let config = GridConfig {
-        bits: weight_bits,
+        bits: choice.weights,
         granularity: recipe.weight_scale,
-        group_size: match weight_bits {
-            Bits::Int4 => recipe.group_size as usize,
-            Bits::Int8 => 0,
-        },
+        group_size: choice.group_size as usize,
         clip: ClipSearch::OFF,
     };
     for linear in &group.linears {
@@ -325,28 +468,24 @@ fn candidate(
         }
         let grid = Grid::fit(&scaled, channels, &stats.mean_square, config);
         let rounded = grid.dequantize(&grid.round(&scaled));
-        for (row, rounded) in scaled
-            .chunks_exact(channels)
-            .zip(rounded.chunks_exact(channels))
-        {
+        let rows = scaled.chunks_exact(channels);
+        for (row, rounded) in rows.zip(rounded.chunks_exact(channels)) {
             for ((value, rounded), square) in row.iter().zip(rounded).zip(&stats.mean_square) {
                 let error = f64::from(value - rounded);
                 weight_error += error * error * square;
             }
         }
+        let largest = pack::absmax(&scaled);
+        let found = divergence(largest, choice.weights, |histogram| histogram.add(&scaled));
+        weight_divergence = weight_divergence.max(found);
     }
-    let max_added = channels as f32
-        * match activation_bits {
-            Bits::Int4 => recipe.added_int4,
-            Bits::Int8 => recipe.added_int8,
-        };
     let input = match recipe.activations {
         Activations::Static => choose_static(
             &stats,
             &energy,
-            activation_bits,
+            choice.activations,
             recipe.parts,
-            max_added as usize,
+            (channels as f32 * recipe.added(choice.activations)) as usize,
         ),
         Activations::Dynamic | Activations::Float => StaticChoice {
             threshold: 1.0,
@@ -354,32 +493,44 @@ fn candidate(
             error: 0.0,
         },
     };
-    let output: f64 = energy
-        .iter()
-        .zip(&stats.mean_square)
-        .map(|(w, x)| w * x)
-        .sum();
+    let threshold = input.threshold;
+    let input_divergence = divergence(threshold, choice.activations, |histogram| {
+        for (sample, parts) in stats.sample.iter().zip(&input.parts) {
+            for part in 0..*parts {
+                let before = part as f32 * threshold;
+                let values = sample.iter().map(|x| (x - before).clamp(0.0, threshold));
+                histogram.add(&values.collect::<Vec<f32>>());
+            }
+        }
+    });
+    let products = energy.iter().zip(&stats.mean_square).map(|(w, x)| w * x);
+    let output: f64 = products.sum();
     Candidate {
+        choice,
         smoothing: Vec::new(),
         error: (input.error + weight_error) / output.max(f64::MIN_POSITIVE),
         input,
+        divergence: [input_divergence, weight_divergence],
     }
 }
 
-/// The plan of a group at these bits.
-fn group_plan(
+/// The KL divergence between what `fill` counts, up to `bound`, and the same in steps that reach it.
+fn divergence(bound: f32, bits: Bits, fill: impl FnOnce(&mut Histogram)) -> f64 {
+    if bound == 0.0 {
+        return 0.0;
+    }
+    let mut histogram = Histogram::new(bound, Histogram::DEFAULT_BINS);
+    fill(&mut histogram);
+    histogram.divergence(bound / bits.q_max() as f32, bits)
+}
+
+/// The linears of a group as a candidate stores them.
+fn linear_plans(
     config: &ModelConfig,
     recipe: &Recipe,
-    group: LinearGroup,
-    [int4, int8]: [Candidate; 2],
-    weight_bits: Bits,
-    activation_bits: Bits,
-) -> Result<GroupPlan, QuantizeError> {
-    let expected_error = [int4.error, int8.error];
-    let candidate = match activation_bits {
-        Bits::Int4 => int4,
-        Bits::Int8 => int8,
-    };
+    group: &LinearGroup,
+    candidate: &Candidate,
+) -> Vec<LinearPlan> {
     let input = match recipe.activations {
         Activations::Dynamic | Activations::Float => None,
         Activations::Static => {
@@ -388,36 +539,24 @@ fn group_plan(
                 Fold::Linear { per_head: true, .. } => config.head_dim as usize,
                 _ => TILE,
             };
+            let threshold = candidate.input.threshold;
             let ones = vec![1; candidate.input.parts.len()];
-            let map = FlatMap::from_parts(
-                candidate.input.parts,
-                ones,
-                candidate.input.threshold,
-                f32::INFINITY,
-                tile,
-            );
-            let scale = candidate.input.threshold / activation_bits.q_max() as f32;
+            let parts = candidate.input.parts.clone();
+            let map = FlatMap::from_parts(parts, ones, threshold, f32::INFINITY, tile);
+            let scale = threshold / candidate.choice.activations.q_max() as f32;
             Some(Arc::new(FlatInput { scale, map }))
         }
     };
-    let linears = group
-        .linears
-        .iter()
-        .map(|shape| LinearPlan {
-            shape: shape.clone(),
-            format: format(recipe, weight_bits, activation_bits),
-            input: input.clone(),
-        })
-        .collect();
-    Ok(GroupPlan {
-        group,
-        smoothing: candidate.smoothing,
-        linears,
-        expected_error,
-    })
+    let plan = |shape: &LinearShape| LinearPlan {
+        shape: shape.clone(),
+        format: format(recipe, candidate.choice),
+        input: input.clone(),
+    };
+    group.linears.iter().map(plan).collect()
 }
 
-/// The second pass: writes the checkpoint.
+/// The second pass: writes the checkpoint. Returns what GPTQ left of each linear's error, and the most bytes that buffers took on
+/// the device.
 pub async fn write(
     source: &Source<'_>,
     executor: &mut Executor,
@@ -432,103 +571,49 @@ pub async fn write(
     let prefix = usize::from(recipe.prefix && source.samples.is_some());
     let quantization = quantization_config(source, recipe, plan);
     let json = checkpoint.config_with(&quantization).await?;
+    let mut writer = CheckpointWriter::create(out_dir, all_tensors(checkpoint, recipe, plan)?, shard_bytes)?;
 
-    let tables: Vec<LinearPlan> = config
-        .tables()
-        .iter()
-        .map(|name| table_plan(config, name))
-        .collect();
-    let mut tensors: Vec<NewTensor> = tables.iter().flat_map(LinearPlan::tensors).collect();
-    for (layer, plan) in plan.iter().enumerate() {
-        tensors.extend(vectors(&config.layer_norms(layer as u32)));
-        if prefix > 0 {
-            let width = u64::from(config.num_key_value_heads * config.head_dim);
-            tensors.extend(prefix_names(layer).map(|name| NewTensor {
-                name,
-                dtype: Dtype::F32,
-                shape: vec![prefix as u64, width],
-            }));
-        }
-        tensors.extend(
-            plan.groups
-                .iter()
-                .flat_map(|g| &g.linears)
-                .flat_map(LinearPlan::tensors),
-        );
+    for table in tables(config) {
+        write_table(checkpoint, &table, &mut writer).await?;
     }
-    tensors.extend(vectors(&config.final_norms()));
-    let mut floats = Vec::new();
-    for (name, shape) in config.float_matrices() {
-        let name = format!("{name}.weight");
-        let shape = shape.map(u64::from);
-        let info = checkpoint.expect_float(&name, &shape)?;
-        floats.push((name.clone(), info.bytes));
-        tensors.push(NewTensor {
-            name,
-            dtype: info.dtype,
-            shape: shape.to_vec(),
-        });
-    }
-    let mut writer = CheckpointWriter::create(out_dir, tensors, shard_bytes)?;
-
-    for table in &tables {
-        write_table(checkpoint, table, &mut writer).await?;
-    }
-    let mut hidden = match source.samples {
+    let mut hidden = match source.samples.filter(|_| recipe.gptq.is_some()) {
         Some(samples) => embed(checkpoint, executor, samples, prefix, true).await?,
         None => Vec::new(),
     };
     let mut errors = Vec::new();
     for (layer, plan) in plan.iter().enumerate() {
+        let layer = layer as u32;
         progress(Progress {
-            stage: "quantizing",
-            done: layer as u64,
-            total: u64::from(config.num_hidden_layers),
+            done: layer.into(),
+            total: config.num_hidden_layers.into(),
         });
-        let mut weights = read_layer(source, layer as u32).await?;
-        for group in plan
-            .groups
-            .iter()
-            .filter(|group| !group.smoothing.is_empty())
-        {
+        let mut weights = read_layer(source, layer).await?;
+        let mut prefix_rows = plan.prefix.clone();
+        for group in plan.groups.iter().filter(|g| !g.smoothing.is_empty()) {
             let producer = Producer::of(config, &group.group);
             weights.rescale(&group.group, &producer, &group.smoothing);
+            rescale_prefix(&mut prefix_rows, &group.group, &group.smoothing);
         }
-        let prefix_rows = match prefix {
-            0 => LayerPrefix::default(),
-            _ => rescaled_prefix(config, plan),
-        };
-        let quantized = match source.samples {
-            Some(samples) if recipe.gptq.is_some() => {
-                let mut stage =
-                    quantized_stage(executor, config, layer as u32, samples, prefix, plan).await?;
+        let quantized = match source.samples.filter(|_| recipe.gptq.is_some()) {
+            Some(samples) => {
+                let spec = |name: &str| plan.linear(name).spec();
+                let mut stage = layer_stage(executor, config, layer, samples, prefix, &spec).await?;
                 stage.write_vectors(&weights)?;
                 stage.write_prefix(&prefix_rows)?;
-                let found =
-                    with_hessians(&mut stage, &hidden, plan, &weights, recipe, &mut errors).await?;
+                let found = with_hessians(&mut stage, &hidden, plan, &weights, recipe, &mut errors).await?;
                 stage.forward(&mut hidden, &mut |_| {}).await?;
                 found
             }
-            _ => {
-                let mut found = Vec::new();
-                for linear in plan.groups.iter().flat_map(|group| &group.linears) {
-                    let (quantized, _) = linear.quantize(
-                        weights.weight(&linear.shape.name),
-                        weights.bias(&linear.shape),
-                        &[],
-                        None,
-                        clip(recipe),
-                    )?;
-                    found.push(quantized);
-                }
-                found
+            None => {
+                let linears = plan.groups.iter().flat_map(|group| &group.linears);
+                linears.map(|linear| round(linear, &weights, recipe)).collect()
             }
         };
-        for (name, len) in config.layer_norms(layer as u32) {
-            writer.append_f32(&name, &weights.tensor(&name)[..len as usize])?;
+        for (name, _) in config.layer_norms(layer) {
+            writer.append_f32(&name, weights.tensor(&name))?;
         }
         if prefix > 0 {
-            let [k, v] = prefix_names(layer);
+            let [k, v] = config.kv_prefix_tensors(layer);
             writer.append_f32(&k, &prefix_rows.k)?;
             writer.append_f32(&v, &prefix_rows.v)?;
         }
@@ -540,20 +625,19 @@ pub async fn write(
     for (name, len) in config.final_norms() {
         writer.append_f32(&name, &checkpoint.read_f32(&name, 0, len as usize).await?)?;
     }
-    for (name, bytes) in &floats {
-        copy_tensor(checkpoint, &mut writer, name, *bytes).await?;
+    for (name, _) in config.float_matrices() {
+        copy_tensor(checkpoint, &mut writer, &format!("{name}.weight")).await?;
     }
     copy_beside(&checkpoint.folder, out_dir).await?;
     writer.finish(&json)?;
     progress(Progress {
-        stage: "quantizing",
-        done: u64::from(config.num_hidden_layers),
-        total: u64::from(config.num_hidden_layers),
+        done: config.num_hidden_layers.into(),
+        total: config.num_hidden_layers.into(),
     });
     Ok(errors)
 }
 
-/// A layer's linears by GPTQ, group after group, each with the groups before it quantized already.
+/// A layer's linears by GPTQ, group after group, each with the groups before it quantized already. In the order of the plan.
 async fn with_hessians(
     stage: &mut Stage<'_>,
     hidden: &[f32],
@@ -562,16 +646,8 @@ async fn with_hessians(
     recipe: &Recipe,
     errors: &mut Vec<(String, WeightError)>,
 ) -> Result<Vec<QuantizedLinear>, QuantizeError> {
-    let joined: Vec<(String, Vec<String>)> = stage
-        .linears()
-        .map(|linear| {
-            let names = linear.sources.iter().map(|source| source.name.clone());
-            (linear.linear.label.clone(), names.collect())
-        })
-        .collect();
     let mut all = Vec::new();
-    for (label, names) in joined {
-        let linears: Vec<&LinearPlan> = names.iter().map(|name| plan.linear(name)).collect();
+    for (label, names) in stage.joined() {
         let hessian = stage.hessian(&label, hidden).await?;
         let importance = hessian.diagonal();
         let factor = recipe
@@ -584,14 +660,14 @@ async fn with_hessians(
             })?;
         drop(hessian);
         let mut quantized = Vec::new();
-        for linear in &linears {
+        for linear in names.iter().map(|name| plan.linear(name)) {
             let (integers, error) = linear.quantize(
                 weights.weight(&linear.shape.name),
                 weights.bias(&linear.shape),
                 &importance,
                 factor.as_ref(),
                 clip(recipe),
-            )?;
+            );
             errors.push((linear.shape.name.clone(), error));
             quantized.push(integers);
         }
@@ -599,6 +675,18 @@ async fn with_hessians(
         all.extend(quantized);
     }
     Ok(all)
+}
+
+/// A linear rounded to nearest.
+fn round(linear: &LinearPlan, weights: &HostLayer, recipe: &Recipe) -> QuantizedLinear {
+    let (quantized, _) = linear.quantize(
+        weights.weight(&linear.shape.name),
+        weights.bias(&linear.shape),
+        &[],
+        None,
+        clip(recipe),
+    );
+    quantized
 }
 
 fn clip(recipe: &Recipe) -> ClipSearch {
@@ -609,46 +697,97 @@ fn clip(recipe: &Recipe) -> ClipSearch {
 }
 
 /// The stored values as the smoothed value projection would make them. Keys are not smoothed.
-fn rescaled_prefix(config: &ModelConfig, plan: &LayerPlan) -> LayerPrefix {
-    let mut prefix = plan.prefix.clone();
-    let values = plan
-        .groups
-        .iter()
-        .find(|group| matches!(group.group.fold, Fold::Linear { per_head: true, .. }));
-    if let Some(group) = values.filter(|group| !group.smoothing.is_empty()) {
-        let width = (config.num_key_value_heads * config.head_dim) as usize;
-        for row in prefix.v.chunks_exact_mut(width) {
-            for (value, scale) in row.iter_mut().zip(&group.smoothing) {
+fn rescale_prefix(prefix: &mut LayerPrefix, group: &LinearGroup, scales: &[f32]) {
+    if matches!(group.fold, Fold::Linear { per_head: true, .. }) {
+        for row in prefix.v.chunks_exact_mut(scales.len()) {
+            for (value, scale) in row.iter_mut().zip(scales) {
                 *value /= scale;
             }
         }
     }
-    prefix
 }
 
-fn prefix_names(layer: usize) -> [String; 2] {
-    ["k_prefix", "v_prefix"].map(|name| format!("model.layers.{layer}.self_attn.{name}"))
+/// Every tensor of the quantized checkpoint, in the order in which they are written.
+pub fn all_tensors(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+    plan: &[LayerPlan],
+) -> Result<Vec<NewTensor>, QuantizeError> {
+    let config = &checkpoint.config;
+    let mut tensors: Vec<NewTensor> = tables(config).flat_map(|table| table.tensors()).collect();
+    for (layer, plan) in plan.iter().enumerate() {
+        tensors.extend(layer_vectors(config, layer as u32, recipe));
+        let linears = plan.groups.iter().flat_map(|group| &group.linears);
+        tensors.extend(linears.flat_map(LinearPlan::tensors));
+    }
+    tensors.extend(last_tensors(checkpoint)?);
+    Ok(tensors)
 }
 
-fn vectors(named: &[(String, u32)]) -> impl Iterator<Item = NewTensor> + '_ {
-    named.iter().map(|(name, len)| NewTensor {
-        name: name.clone(),
-        dtype: Dtype::F32,
-        shape: vec![u64::from(*len)],
-    })
+/// All tensors but the layers' linears.
+fn other_tensors(
+    checkpoint: &Checkpoint,
+    recipe: &Recipe,
+) -> Result<Vec<NewTensor>, QuantizeError> {
+    let config = &checkpoint.config;
+    let mut tensors: Vec<NewTensor> = tables(config).flat_map(|table| table.tensors()).collect();
+    for layer in 0..config.num_hidden_layers {
+        tensors.extend(layer_vectors(config, layer, recipe));
+    }
+    tensors.extend(last_tensors(checkpoint)?);
+    Ok(tensors)
 }
 
-fn table_plan(config: &ModelConfig, name: &str) -> LinearPlan {
-    LinearPlan {
+fn tables(config: &ModelConfig) -> impl Iterator<Item = LinearPlan> + '_ {
+    config.tables().iter().map(|name| LinearPlan {
         shape: LinearShape {
-            name: name.to_owned(),
+            name: (*name).to_owned(),
             in_features: config.embedding_size(),
             out_features: config.vocab_size,
             bias: false,
         },
         format: TABLE_FORMAT,
         input: None,
+    })
+}
+
+/// A layer's tensors besides its linears: norms, then the stored keys and values.
+fn layer_vectors(config: &ModelConfig, layer: u32, recipe: &Recipe) -> Vec<NewTensor> {
+    let mut tensors = vectors(&config.layer_norms(layer));
+    if recipe.prefix {
+        let width = u64::from(config.num_key_value_heads * config.head_dim);
+        tensors.extend(config.kv_prefix_tensors(layer).map(|name| NewTensor {
+            name,
+            dtype: Dtype::F32,
+            shape: vec![1, width],
+        }));
     }
+    tensors
+}
+
+/// What follows the layers: norms, then matrices that stay as they are.
+fn last_tensors(checkpoint: &Checkpoint) -> Result<Vec<NewTensor>, QuantizeError> {
+    let mut tensors = vectors(&checkpoint.config.final_norms());
+    for (name, shape) in checkpoint.config.float_matrices() {
+        let name = format!("{name}.weight");
+        let shape = shape.map(u64::from);
+        let dtype = checkpoint.expect_float(&name, &shape)?.dtype;
+        tensors.push(NewTensor {
+            name,
+            dtype,
+            shape: shape.to_vec(),
+        });
+    }
+    Ok(tensors)
+}
+
+fn vectors(named: &[(String, u32)]) -> Vec<NewTensor> {
+    let tensor = |(name, len): &(String, u32)| NewTensor {
+        name: name.clone(),
+        dtype: Dtype::F32,
+        shape: vec![u64::from(*len)],
+    };
+    named.iter().map(tensor).collect()
 }
 
 /// The most common format as the default, the others as overrides.
@@ -665,24 +804,16 @@ fn quantization_config(
     let default = linears
         .iter()
         .map(|linear| linear.format)
-        .reduce(|best, next| {
-            if count(next) > count(best) {
-                next
-            } else {
-                best
-            }
-        })
+        .reduce(|best, next| if count(next) > count(best) { next } else { best })
         .unwrap_or(TABLE_FORMAT);
     let mut quantization = QuantizationConfig::new(&recipe.name, default);
     for linear in linears.iter().filter(|linear| linear.format != default) {
-        quantization
-            .overrides
-            .insert(linear.shape.name.clone(), linear.format);
+        let name = linear.shape.name.clone();
+        quantization.overrides.insert(name, linear.format);
     }
     if let (true, Some(samples)) = (recipe.prefix, source.samples) {
         quantization.kv_prefix = Some(KvPrefix {
-            tokens: samples.windows[0][0],
-            file: String::new(),
+            tokens: vec![samples.windows[0][0]],
         });
     }
     quantization
@@ -709,18 +840,18 @@ async fn write_table(
     table: &LinearPlan,
     writer: &mut CheckpointWriter,
 ) -> Result<(), QuantizeError> {
+    let LinearShape {
+        name,
+        in_features,
+        out_features,
+        ..
+    } = &table.shape;
+    let read = float_rows(checkpoint, false);
+    let chunk = (TABLE_ELEMENTS / in_features).max(1);
     let mut scales = Vec::new();
-    let name = &table.shape.name;
-    for (first, rows) in table_chunks(&table.shape) {
-        let in_features = u64::from(table.shape.in_features);
-        let weights = checkpoint
-            .read_f32(
-                &format!("{name}.weight"),
-                u64::from(first) * in_features,
-                (u64::from(rows) * in_features) as usize,
-            )
-            .await?;
-        for row in weights.chunks_exact(table.shape.in_features as usize) {
+    for first in (0..*out_features).step_by(chunk as usize) {
+        let weights = read(name, *in_features, first, chunk.min(out_features - first)).await?;
+        for row in weights.chunks_exact(*in_features as usize) {
             let (scale, words) = pack::quantize_row_i8(row);
             writer.append_words(&format!("{name}.qweight"), &words)?;
             scales.push(scale);
@@ -730,13 +861,21 @@ async fn write_table(
     Ok(())
 }
 
-/// (first, number) of rows that are in memory together.
-fn table_chunks(shape: &LinearShape) -> impl Iterator<Item = (u32, u32)> {
-    let rows = shape.out_features;
-    let chunk = (TABLE_ELEMENTS / shape.in_features).max(1);
-    (0..rows)
-        .step_by(chunk as usize)
-        .map(move |first| (first, chunk.min(rows - first)))
+/// A tensor as it is, in chunks.
+async fn copy_tensor(
+    checkpoint: &Checkpoint,
+    writer: &mut CheckpointWriter,
+    name: &str,
+) -> Result<(), QuantizeError> {
+    let bytes = checkpoint.tensors.get(name).map_or(0, |info| info.bytes);
+    let mut offset = 0;
+    while offset < bytes {
+        let mut chunk = vec![0; COPY_BYTES.min(bytes - offset) as usize];
+        checkpoint.read(name, offset, &mut chunk).await?;
+        writer.append(name, &chunk)?;
+        offset += chunk.len() as u64;
+    }
+    Ok(())
 }
 
 /// The hidden states before the first layer, rows from `first` on; of the quantized embedding where `quantized`.
@@ -747,14 +886,25 @@ async fn embed(
     first: usize,
     quantized: bool,
 ) -> Result<Vec<f32>, QuantizeError> {
-    let config = &checkpoint.config;
     let part = Part {
         embedding: true,
         layers: 0..0,
         head: false,
     };
+    let config = &checkpoint.config;
     let mut stage = Stage::new(executor, config, part, samples, first, &float).await?;
-    let read = async |name: &str, features: u32, first: u32, rows: u32| {
+    stage
+        .write_embedding(float_rows(checkpoint, quantized))
+        .await?;
+    stage.embed().await
+}
+
+/// Reads rows of a matrix; those of the embedding as INT8 would give them where `quantized`.
+fn float_rows(
+    checkpoint: &Checkpoint,
+    quantized: bool,
+) -> impl AsyncFn(&str, u32, u32, u32) -> Result<Vec<f32>, QuantizeError> + '_ {
+    async move |name: &str, features: u32, first: u32, rows: u32| {
         let features = u64::from(features);
         let mut values = checkpoint
             .read_f32(
@@ -763,7 +913,7 @@ async fn embed(
                 (u64::from(rows) * features) as usize,
             )
             .await?;
-        if quantized && name == config.tables()[0] {
+        if quantized && name == checkpoint.config.tables()[0] {
             for row in values.chunks_exact_mut(features as usize) {
                 let (scale, words) = pack::quantize_row_i8(row);
                 let mut integers = vec![0_i8; row.len()];
@@ -774,9 +924,7 @@ async fn embed(
             }
         }
         Ok(values)
-    };
-    stage.write_embedding(read).await?;
-    stage.embed().await
+    }
 }
 
 fn float(_: &str) -> LinearSpec {
@@ -786,33 +934,18 @@ fn float(_: &str) -> LinearSpec {
     }
 }
 
-async fn float_stage<'a>(
-    executor: &'a mut Executor,
-    config: &ModelConfig,
-    layer: u32,
-    samples: &'a Samples,
-) -> Result<Stage<'a>, QuantizeError> {
-    let part = Part {
-        embedding: false,
-        layers: layer..layer + 1,
-        head: false,
-    };
-    Stage::new(executor, config, part, samples, 0, &float).await
-}
-
-async fn quantized_stage<'a>(
+async fn layer_stage<'a>(
     executor: &'a mut Executor,
     config: &ModelConfig,
     layer: u32,
     samples: &'a Samples,
     first: usize,
-    plan: &LayerPlan,
+    spec: &dyn Fn(&str) -> LinearSpec,
 ) -> Result<Stage<'a>, QuantizeError> {
     let part = Part {
         embedding: false,
         layers: layer..layer + 1,
         head: false,
     };
-    let spec = |name: &str| plan.linear(name).spec();
-    Stage::new(executor, config, part, samples, first, &spec).await
+    Stage::new(executor, config, part, samples, first, spec).await
 }

@@ -38,6 +38,15 @@ pub enum BitPolicy {
     Bytes(u64),
 }
 
+/// Bits of a group of linears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub weights: Bits,
+    /// Of INT4 weights; 0 for none.
+    pub group_size: u32,
+    pub activations: Bits,
+}
+
 /// How scales move between activations and weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Smoothing {
@@ -205,6 +214,40 @@ impl Recipe {
             },
             _ => return None,
         })
+    }
+
+    /// The bits that a group of linears may get, the coarsest first.
+    pub fn choices(&self) -> Vec<Choice> {
+        let (int4, int8) = (Bits::Int4, Bits::Int8);
+        let choice = |weights, group_size, activations| Choice {
+            weights,
+            group_size: if weights == int4 { group_size } else { 0 },
+            activations,
+        };
+        match self.bits {
+            BitPolicy::All {
+                weights,
+                activations,
+            } => vec![choice(weights, self.group_size, activations)],
+            BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_) => vec![
+                choice(int4, self.group_size, int4),
+                choice(int8, 0, int8),
+            ],
+            BitPolicy::Bytes(_) => vec![
+                choice(int4, 128, int8),
+                choice(int4, 64, int8),
+                choice(int4, 32, int8),
+                choice(int8, 0, int8),
+            ],
+        }
+    }
+
+    /// Channels that flattening may add, as a share of a linear's inputs.
+    pub const fn added(&self, activations: Bits) -> f32 {
+        match activations {
+            Bits::Int4 => self.added_int4,
+            Bits::Int8 => self.added_int8,
+        }
     }
 
     /// Whether sample text is run through the model.

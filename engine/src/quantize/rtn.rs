@@ -38,10 +38,10 @@ pub enum QuantizeError {
     NeedsCalibration,
     #[error(transparent)]
     Device(#[from] crate::exec::DeviceError),
-    #[error("{linear}: {source}")]
-    Flatten {
-        linear: String,
-        source: super::flatten::FlattenError,
+    #[error("{rest} bytes go to embedding, head and norms; of the rest, {source}")]
+    OverBudget {
+        rest: u64,
+        source: super::bit_width::OverBudget,
     },
     #[error("{linear}: {source}")]
     Gptq {
