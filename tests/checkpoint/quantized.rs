@@ -693,7 +693,7 @@ fn float_weights_are_no_substitute_for_integers() {
 // Flatten maps. Five channels; 1 has three parts, 4 has two, and there is room between them.
 
 const MAP: [u32; 4] = [1 | 1 << 24, 1 | 2 << 24, FLATTEN_PADDING, 4 | 1 << 24];
-const INDEX: [u32; 10] = [0, 1, 0, 3, 0, 1, 0, 1, 3, 2];
+const INDEX: [u32; 10] = [0, 0, 0, 2, 0, 0, 0, 0, 3, 1];
 
 #[test]
 fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
@@ -701,9 +701,30 @@ fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
     assert_eq!(kernel[..5], [1, 3, 1, 1, 2]);
     assert_eq!(kernel[5..], MAP);
     assert_eq!(
-        check_flatten_map(&[], &[0, 1, 0, 1]).expect("valid"),
+        check_flatten_map(&[], &[0, 0, 0, 0]).expect("valid"),
         [1, 1]
     );
+    // As many parts as a word can name, each twice.
+    let map: Vec<u32> = (0..510).map(|extra| extra / 2 << 24).collect();
+    let kernel = check_flatten_map(&map, &[0, 510]).expect("valid");
+    assert_eq!((kernel[0], &kernel[1..]), (255, &map[..]));
+}
+
+#[test]
+fn a_flatten_map_may_repeat_any_part() {
+    // Channel 0 is repeated whole; channel 2 has three parts, of which 0 and 2 are repeated.
+    let map = [
+        2,
+        2,
+        2 | 1 << 24,
+        2 | 2 << 24,
+        2 | 2 << 24,
+        FLATTEN_PADDING,
+        0,
+    ];
+    let kernel = check_flatten_map(&map, &[6, 1, 0, 0, 0, 5]).expect("valid");
+    assert_eq!(kernel[..3], [1, 1, 3]);
+    assert_eq!(kernel[3..], map);
 }
 
 #[test]
@@ -723,12 +744,11 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
         index[at] = value;
         index
     };
-    refused(
-        &MAP,
-        &index(1, 0),
-        &["parts of channel 0", "found 0", "1 to 255"],
-    );
-    refused(&MAP, &index(1, 256), &["parts of channel 0", "found 256"]);
+    let map = |at: usize, value: u32| {
+        let mut map = MAP;
+        map[at] = value;
+        map
+    };
     refused(
         &MAP,
         &index(0, 1),
@@ -736,7 +756,7 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
     );
     refused(
         &MAP,
-        &index(3, 2),
+        &index(3, 1),
         &[
             "extra channel 1",
             "does not name",
@@ -746,30 +766,51 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
     );
     refused(
         &MAP,
-        &index(3, 4),
+        &index(3, 3),
         &[
             "extra channel 2",
-            "part 3 of channel 1",
+            "channel 1's",
             "0xff000000",
-            "0x03000001",
+            "part 2 or 3 of channel 1",
         ],
     );
-    refused(
-        &MAP,
-        &index(2, u32::MAX),
-        &["extra channel 4294967295", "the map's end"],
-    );
+    for (first, count) in [(u32::MAX, 2), (2, u32::MAX), (u32::MAX, u32::MAX), (3, 2)] {
+        let mut index = index(2, first);
+        index[3] = count;
+        let end = u64::from(first) + u64::from(count);
+        let found = format!("found {end}, expected at most 4");
+        refused(&MAP, &index, &["extra channels of channel 1", &found]);
+    }
     refused(
         &MAP,
         &index(8, 0),
-        &[
-            "extra channel 0",
-            "part 1 of channel 4",
-            "0x01000001",
-            "0x01000004",
-        ],
+        &["extra channel 0", "channel 4's", "part 1 of channel 1"],
     );
-    refused(&[1], &[0, 1, 0, 1], &["extra channel 0", "does not name"]);
+    // A part left out, a first part that is too high, parts that descend, another channel's.
+    let wrong = [
+        (1, 1 | 3 << 24, "part 3 of channel 1"),
+        (0, 1 | 2 << 24, "part 2 of channel 1"),
+        (1, 1, "part 0 of channel 1"),
+        (1, 2 | 2 << 24, "part 2 of channel 2"),
+    ];
+    for (at, word, found) in wrong {
+        let what = format!("extra channel {at}");
+        refused(&map(at, word), &INDEX, &[&what, "channel 1's", found]);
+    }
+    // One channel named by two rows: it has the words of one of them.
+    refused(
+        &[1 << 24],
+        &[0, 1, 0, 1],
+        &["extra channel 0", "channel 1's", "part 1 of channel 0"],
+    );
+    // Part 255 is nobody's.
+    let parts: Vec<u32> = (1..256).map(|part| part << 24).collect();
+    refused(
+        &parts,
+        &[0, 255],
+        &["extra channel 254", "0xff000000", "expected part 254 of"],
+    );
+    refused(&[1], &[0, 0, 0, 0], &["extra channel 0", "does not name"]);
 }
 
 #[test]
@@ -786,7 +827,7 @@ fn static_activations_are_read_with_their_map() {
     );
     // One linear becomes static: 20 channels and 4 extra ones still fit the 32 that its words have room for.
     let name = "model.layers.1.mlp.gate_proj";
-    let mut index: Vec<u32> = [0, 1].repeat(HIDDEN as usize);
+    let mut index = vec![0; 2 * HIDDEN as usize];
     index[..10].copy_from_slice(&INDEX);
     let static_tensors = |scale: f32, map: &[u32]| {
         let path = rounded.path().join("model.safetensors");
@@ -855,7 +896,7 @@ fn static_activations_are_read_with_their_map() {
     assert_refused(
         map,
         LoadErrorKind::Invalid,
-        &[&tensor, "part 2 of channel 1", "0x00000000", "0x02000001"],
+        &[&tensor, "extra channel 1", "0x00000000", "of channel 1"],
     );
     let scale = block_on(checkpoint.read_input_scale(name));
     assert_refused(
@@ -863,6 +904,17 @@ fn static_activations_are_read_with_their_map() {
         LoadErrorKind::Invalid,
         &["model.safetensors", "input_scale", "found -1"],
     );
+    // The inverse of a subnormal is not finite.
+    for (scale, found) in [
+        (0.0, "found 0"),
+        (1e-40, "found 0.0000"),
+        (f32::NAN, "found NaN"),
+    ] {
+        let checkpoint = static_tensors(scale, &MAP).expect("shapes are right");
+        let scale = block_on(checkpoint.read_input_scale(name));
+        let parts = ["model.safetensors", "input_scale", found];
+        assert_refused(scale, LoadErrorKind::Invalid, &parts);
+    }
     // More extra channels than the words have room for.
     let long = [FLATTEN_PADDING; 13];
     let parts = [

@@ -59,7 +59,7 @@ async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
             .flat_map(|source| (1..parts).map(move |part| source | part << 24))
             .collect();
         let index: Vec<u32> = (0..inputs)
-            .flat_map(|source| [if parts > 1 { source * (parts - 1) } else { 0 }, parts])
+            .flat_map(|source| [source * (parts - 1), parts - 1])
             .collect();
         let (scales, rows) = rows(float, name, outputs, inputs).await;
         let flat = |row: &Vec<i8>| {

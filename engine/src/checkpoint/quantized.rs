@@ -65,20 +65,23 @@
 //! feature f+4+b in the high one; the padding is `0x88888888`. In `multipliers` nibble g % 8 (from the lowest) of word g / 8 of
 //! a row holds m - 1 of group g, m from 1 to 16; the padding is 0.
 //!
-//! A weight's value is `w * scale`, with groups `w * m * scale`. A scale may be 0 (a row of zeros). With dynamic activations
-//! `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
+//! A weight's value is `w * scale`, with groups `w * m * scale`. A weight's scale may be 0 (a row of zeros), `input_scale` not.
+//! With dynamic activations `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
 //!
 //! ## Static activations and the flatten map
 //!
 //! A channel j of the input with large values is split into n_j parts (1 to 255), as FlattenQuant does
 //! ([arXiv 2402.17985](https://arxiv.org/abs/2402.17985), section 3.2). Flat channels 0 to in-1 are part 0 of each channel in
-//! order; flat channel in + e is what word e of `flatten_map` says: `source | part << 24`, part from 1 to n_source - 1. The parts
-//! of a channel are consecutive and ascending. The word `0xff000000` (channel 0, part 255) stands for a channel that is always
-//! zero: room that a producer may leave between the extra channels. The weight's columns follow the flat channels (a split
-//! channel's column repeated).
+//! order; flat channel in + e is what word e of `flatten_map` says: `source | part << 24`. The weight's columns follow the flat
+//! channels. Where activations are flattened, a split channel's column is repeated; where weights are, a column is split and the
+//! channel of the input is repeated: so a part may stand in the map more often than once, and part 0 may stand there too.
 //!
-//! `flatten_index` is the inverse: row j holds the first extra channel of j, e as above (0 when there is none), and n_j. Readers
-//! check that the two agree.
+//! The extra channels of a source are consecutive, their parts do not descend, and each part from 1 to n_j - 1 is among them.
+//! n_j is 1 and the highest part among them; 1 where there are none. The word `0xff000000` (channel 0, part 255) stands for a
+//! channel that is always zero: room that a producer may leave between the extra channels.
+//!
+//! `flatten_index` is the inverse: row j holds the first extra channel of j, e as above, and how many there are; 0, 0 for none.
+//! Readers check that the two agree.
 //!
 //! With `inv_scale = 1 / input_scale` in f32 and q_max 7 or 127, `q = round_ties_even(clamp(x * inv_scale, ±n_j * q_max))`, and the
 //! integer of part p is `sign(q) * clamp(|q| - p * q_max, 0, q_max)`.
@@ -91,6 +94,7 @@ use crate::tensor::{Bits, Granularity};
 use plateau_shaders::padded;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// `quant_method` of this format.
 pub const QUANT_METHOD: &str = "flattenquant";
@@ -517,11 +521,17 @@ impl Checkpoint {
         })
     }
 
-    /// The scale of a linear's static activations.
+    /// The scale of a linear's static activations: above 0, and its inverse is finite too.
     pub async fn read_input_scale(&self, name: &str) -> Result<f32, LoadError> {
-        self.read_scales(&format!("{name}.input_scale"), 1)
-            .await
-            .map(|scales| scales[0])
+        let name = format!("{name}.input_scale");
+        let scale = self.read_scales(&name, 1).await?[0];
+        match self.tensors.get(&name) {
+            Some(info) if !(1.0 / scale).is_finite() => {
+                let expected = "a scale above 0 with a finite inverse";
+                Err(self.bad_tensor(&name, info, "element 0 of", scale, expected))
+            }
+            _ => Ok(scale),
+        }
     }
 
     /// `len` scales: finite and not negative.
@@ -554,55 +564,69 @@ pub struct BadFlattenMap {
 /// Whether a flatten map `[extra]` and its inverse `[in, 2]` agree. Returns the number of parts of each channel and then the map:
 /// what the kernel `flatten_quantize` binds.
 pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlattenMap> {
-    let wrong = |what: String, found: String, expected: String| BadFlattenMap {
-        what,
-        found,
-        expected,
-    };
-    let mut parts = Vec::with_capacity(index.len() / 2 + map.len());
+    let mut kernel = Vec::with_capacity(index.len() / 2 + map.len());
     let mut named = vec![false; map.len()];
     for (channel, row) in index.chunks_exact(2).enumerate() {
-        let (first, count) = (row[0], row[1]);
-        if !(1..=MAX_PARTS).contains(&count) {
-            return Err(wrong(
-                format!("parts of channel {channel}"),
-                count.to_string(),
-                format!("1 to {MAX_PARTS}"),
-            ));
-        }
-        if count == 1 && first != 0 {
-            let what = format!("first extra channel of channel {channel}, which has none");
-            return Err(wrong(what, first.to_string(), "0".to_owned()));
-        }
-        for part in 1..count {
-            let extra = u64::from(first) + u64::from(part) - 1;
-            let expected = channel as u64 | u64::from(part) << SOURCE_BITS;
-            // Beyond the map there is nothing.
-            let found = usize::try_from(extra)
-                .ok()
-                .and_then(|extra| map.get(extra))
-                .copied();
-            if found.map(u64::from) != Some(expected) {
-                let found =
-                    found.map_or("the map's end".to_owned(), |word| format!("0x{word:08x}"));
-                let what = format!(
-                    "extra channel {extra}, which is part {part} of channel {channel} by flatten_index"
-                );
-                return Err(wrong(what, found, format!("0x{expected:08x}")));
-            }
-            named[extra as usize] = true;
-        }
-        parts.push(count);
+        let extras = extras_of(map, channel, row[0], row[1])?;
+        kernel.push(num_parts(map, channel, extras.clone())?);
+        named[extras].fill(true);
     }
     let stray = (0..map.len()).find(|&extra| !named[extra] && map[extra] != FLATTEN_PADDING);
     if let Some(extra) = stray {
-        let what = format!("extra channel {extra}, which flatten_index does not name");
-        return Err(wrong(
-            what,
-            format!("0x{:08x}", map[extra]),
-            format!("0x{FLATTEN_PADDING:08x}"),
-        ));
+        return Err(BadFlattenMap {
+            what: format!("extra channel {extra}, which flatten_index does not name"),
+            found: format!("0x{:08x}", map[extra]),
+            expected: format!("0x{FLATTEN_PADDING:08x}"),
+        });
     }
-    parts.extend_from_slice(map);
-    Ok(parts)
+    kernel.extend_from_slice(map);
+    Ok(kernel)
+}
+
+/// The range of the map that a row of the inverse names.
+fn extras_of(
+    map: &[u32],
+    channel: usize,
+    first: u32,
+    count: u32,
+) -> Result<Range<usize>, BadFlattenMap> {
+    if count == 0 && first != 0 {
+        return Err(BadFlattenMap {
+            what: format!("first extra channel of channel {channel}, which has none"),
+            found: first.to_string(),
+            expected: "0".to_owned(),
+        });
+    }
+    let end = u64::from(first) + u64::from(count);
+    if end > map.len() as u64 {
+        return Err(BadFlattenMap {
+            what: format!("end of the extra channels of channel {channel}"),
+            found: end.to_string(),
+            expected: format!("at most {}, the map's length", map.len()),
+        });
+    }
+    Ok(first as usize..end as usize)
+}
+
+/// The number of parts of a channel whose extra channels are `extras` of the map.
+fn num_parts(map: &[u32], channel: usize, extras: Range<usize>) -> Result<u32, BadFlattenMap> {
+    let mut last = 0;
+    for extra in extras {
+        let word = map[extra];
+        let (source, part) = (word & ((1 << SOURCE_BITS) - 1), word >> SOURCE_BITS);
+        // No part is left out: the next one is a repeat or one more.
+        if source as usize != channel || !(last..=last + 1).contains(&part) || part >= MAX_PARTS {
+            let expected = match last + 1 {
+                MAX_PARTS => format!("part {last} of channel {channel}"),
+                next => format!("part {last} or {next} of channel {channel}"),
+            };
+            return Err(BadFlattenMap {
+                what: format!("extra channel {extra}, one of channel {channel}'s by flatten_index"),
+                found: format!("0x{word:08x} (part {part} of channel {source})"),
+                expected,
+            });
+        }
+        last = part;
+    }
+    Ok(last + 1)
 }

@@ -7,8 +7,8 @@ mod weights;
 
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
-    Decoder, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormPart, NormWeights, Part, Source,
-    TableWeights, Weights, WeightsConfig,
+    Decoder, LinearSpec, LinearWeights, NormPart, NormWeights, Part, Source, TableWeights, Weights,
+    WeightsConfig,
 };
 
 use crate::checkpoint::{Architecture, ModelConfig};

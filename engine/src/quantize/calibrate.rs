@@ -171,7 +171,9 @@ impl<'a> Stage<'a> {
             for part in &norm.parts {
                 match part {
                     NormPart::Tensor(name) => values.extend(layer.tensor(name)),
-                    NormPart::Constant(value) => values.resize(values.len() + norm.len as usize, *value),
+                    NormPart::Constant(value) => {
+                        values.resize(values.len() + norm.len as usize, *value)
+                    }
                 }
             }
             self.executor

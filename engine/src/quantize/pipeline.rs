@@ -5,7 +5,6 @@
 //! 2. [`write`]: layer by layer, the layers before it quantized, weights become integers, and the layer is run as it will run.
 
 use super::QuantizeError;
-use super::rtn::copy_tensor;
 use super::activation::{ActivationStats, StaticChoice, choose_static};
 use super::bit_width::{Sensitivity, choose_by_share};
 use super::calibrate::{LayerPrefix, Samples, Stage, TABLE_ELEMENTS};
@@ -16,6 +15,7 @@ use super::layer::{HostLayer, Producer};
 use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Recipe, Smoothing};
+use super::rtn::copy_tensor;
 use super::smooth::smoothing_scales;
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,

@@ -5,13 +5,14 @@ use crate::Error;
 use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
-    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, NormPart, Part, Source,
-    StepShape, TableWeights, WeightsConfig,
+    Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, TableWeights,
+    WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::plan::Features;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
+use plateau_shaders::linear::integer::MAX_IN_FEATURES;
 use plateau_shaders::pack;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -254,11 +255,11 @@ fn declare(
         .filter(integer)
         .max_by_key(|l| l.linear.in_features);
     match widest {
-        Some(l) if l.linear.in_features > MAX_INT_FEATURES => Err(LoadError::Invalid {
+        Some(l) if l.linear.in_features > MAX_IN_FEATURES => Err(LoadError::Invalid {
             file: "config.json".to_owned(),
             what: format!("input features of {}", l.linear.label),
             found: l.linear.in_features.to_string(),
-            expected: format!("at most {MAX_INT_FEATURES}, so that integer sums stay in 32 bits"),
+            expected: format!("at most {MAX_IN_FEATURES}, so that integer sums stay in 32 bits"),
         }
         .into()),
         _ => Ok(model),
