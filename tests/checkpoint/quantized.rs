@@ -7,7 +7,9 @@ use plateau::checkpoint::{
     ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind,
     QuantizationConfig, check_flatten_map,
 };
+use plateau::exec::Executor;
 use plateau::quantize::{round_to_nearest, round_to_nearest_in_shards};
+use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{Bits, Granularity};
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -478,10 +480,7 @@ fn a_config_is_read_as_it_was_written() {
     config
         .overrides
         .insert("model.layers.0.mlp.down_proj".to_owned(), other);
-    config.kv_prefix = Some(KvPrefix {
-        tokens: 4,
-        file: "prefix.safetensors".to_owned(),
-    });
+    config.kv_prefix = Some(KvPrefix { tokens: vec![1, 4] });
     assert_eq!(
         parse(config.to_json()).expect("valid"),
         Some(config.clone())
@@ -599,10 +598,26 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         json!({ "a": 4 }),
         &["quantization_config.overrides.a", "found 4", "an object"],
     );
+    let prefixes = [
+        (json!({}), "found nothing"),
+        (json!({ "tokens": 4 }), "found 4"),
+        (json!({ "tokens": [] }), "found 0 of them"),
+        (json!({ "tokens": vec![1; 65] }), "found 65 of them"),
+        (json!({ "tokens": [1, -1] }), "found -1"),
+        (
+            json!({ "tokens": [u64::MAX] }),
+            "found 18446744073709551615",
+        ),
+        (json!({ "tokens": ["<s>"] }), "found \"<s>\""),
+    ];
+    for (prefix, found) in prefixes {
+        let parts = ["quantization_config.kv_prefix.tokens", found];
+        refused("/kv_prefix", prefix, &parts);
+    }
     refused(
         "/kv_prefix",
-        json!({ "tokens": 0 }),
-        &["quantization_config.kv_prefix.tokens", "found 0"],
+        json!({ "tokens": [1], "file": "prefix.safetensors" }),
+        &["quantization_config.kv_prefix.file", "version 1"],
     );
     let mut config = QuantizationConfig::new("a recipe", W4).to_json();
     config["zero_points"] = json!(true);
@@ -664,19 +679,60 @@ fn tensors_that_do_not_fit_the_format_are_refused() {
             "a linear of this model",
         ],
     );
-    let prefix = rounded_with(|config| {
-        config["kv_prefix"] = json!({ "tokens": 4, "file": "prefix.safetensors" })
-    });
+}
+
+#[test]
+fn a_stored_prefix_that_does_not_fit_the_model_is_refused() {
+    let prefix =
+        |tokens: Value| rounded_with(|config| config["kv_prefix"] = json!({ "tokens": tokens }));
+    let beyond = format!("found token id {VOCAB}");
     assert_refused(
-        prefix,
+        prefix(json!([1, VOCAB])),
         LoadErrorKind::Invalid,
-        &[
-            "config.json",
-            "kv_prefix",
-            "4 tokens",
-            "does not read stored prefixes",
-        ],
+        &["config.json", "kv_prefix.tokens", &beyond],
     );
+    assert_refused(
+        prefix(json!([1])),
+        LoadErrorKind::Invalid,
+        &["model.layers.0.self_attn.k_prefix", "found nothing"],
+    );
+
+    // 12 features of keys and of values, in both layers.
+    let opened = |rows: u64, value: f32| {
+        let folder = tiny().write();
+        let rounded = round(&open(folder.path()).expect("valid"), W4, u64::MAX);
+        let bytes = std::fs::read(rounded.path().join("model.safetensors")).expect("there");
+        let mut tensors = crate::files::raw_tensors(&bytes);
+        for layer in 0..2 {
+            for name in ["k_prefix", "v_prefix"] {
+                let name = format!("model.layers.{layer}.self_attn.{name}");
+                let mut values = vec![0.5; 12 * rows as usize];
+                values[7] = value;
+                tensors.insert(name, f32_tensor(&[rows, 12], &values));
+            }
+        }
+        let bytes = crate::files::safetensors(&tensors);
+        write(rounded.path(), "model.safetensors", &bytes);
+        let config = std::fs::read_to_string(rounded.path().join("config.json")).expect("there");
+        let mut config: Value = serde_json::from_str(&config).expect("JSON");
+        config["quantization_config"]["kv_prefix"] = json!({ "tokens": [1, 2] });
+        write(rounded.path(), "config.json", config.to_string().as_bytes());
+        open(rounded.path()).map(|checkpoint| (rounded, checkpoint))
+    };
+    opened(2, 1.0).expect("valid");
+    assert_refused(
+        opened(3, 1.0).map(drop),
+        LoadErrorKind::Invalid,
+        &["k_prefix", "found [3, 12]", "expected [2, 12]"],
+    );
+    let (_folder, checkpoint) = opened(2, f32::INFINITY).expect("headers are valid");
+    let options = LoadOptions::default();
+    let mut progress = |_| {};
+    let session = Session::load(&checkpoint, Executor::twin(), &options, &mut progress);
+    let message = block_on(session).err().expect("refused").to_string();
+    for part in ["self_attn.k_prefix", "element 7", "inf"] {
+        assert!(message.contains(part), "no {part:?} in: {message}");
+    }
 }
 
 #[test]
@@ -832,20 +888,7 @@ fn static_activations_are_read_with_their_map() {
     let static_tensors = |scale: f32, map: &[u32]| {
         let path = rounded.path().join("model.safetensors");
         let bytes = std::fs::read(path).expect("there");
-        let old = safetensors::SafeTensors::deserialize(&bytes).expect("valid");
-        let mut tensors = BTreeMap::new();
-        for (name, view) in old.tensors() {
-            let shape = view.shape().iter().map(|&size| size as u64).collect();
-            let dtype = format!("{:?}", view.dtype());
-            tensors.insert(
-                name,
-                crate::files::RawTensor {
-                    dtype,
-                    shape,
-                    data: view.data().to_vec(),
-                },
-            );
-        }
+        let mut tensors = crate::files::raw_tensors(&bytes);
         let words = |shape: &[u64], words: &[u32]| crate::files::RawTensor {
             dtype: "U32".to_owned(),
             shape: shape.to_vec(),

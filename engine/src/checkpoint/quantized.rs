@@ -32,8 +32,10 @@
 //!   - `weight_scale`: `"channel"`, one scale for each output channel, or `"tensor"`, one in all.
 //!   - `group_size`: 32, 64 or 128 input features that share a multiplier, or 0 for none. Only with `weight_bits` 4.
 //!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time, or `"static"`, stored with a flatten map.
-//! - `kv_prefix`: null, or `{"tokens": N, "file": "NAME"}`, keys and values of N tokens that stand before every sequence.
-//!   Room for it only: this version has no reader.
+//! - `kv_prefix`: null or absent, or `{"tokens": [ids]}`, 1 to 64 ids. A sequence that begins with these tokens has the stored keys
+//!   and values for them, and not computed ones; other sequences do not. Large activations live in the first token (`<s>`), so its
+//!   keys and values from the float model, never quantized, spare the layers most of them, as PrefixQuant
+//!   ([arXiv 2410.05265](https://arxiv.org/abs/2410.05265)) and IntactKV ([arXiv 2403.01241](https://arxiv.org/abs/2403.01241)) do.
 //!
 //! The embedding, and the head where it is not tied, are always INT8 with a scale per row.
 //!
@@ -54,6 +56,7 @@
 //! | `model.embed_tokens.qweight`, `lm_head.qweight` | U32 `[vocab, round_up(hidden, 32) / 4]` | always; untied |
 //! | `model.embed_tokens.scales`, `lm_head.scales` | F32 `[vocab]` | the same |
 //! | norm weights and biases, under their float names | F32 | always |
+//! | `model.layers.I.self_attn.k_prefix`, `….v_prefix` | F32 `[N, kv_heads * head_dim]` | `kv_prefix` has N tokens |
 //!
 //! OPT's names begin with `model.decoder.` where Llama's begin with `model.`. Its `model.decoder.embed_positions.weight`
 //! `[positions + 2, hidden]`, and where the embedding's width is not the decoder's `model.decoder.project_in.weight` and
@@ -111,7 +114,7 @@ const WORD_NIBBLES: u32 = 8;
 /// Bytes in a word.
 const WORD_BYTES: u32 = 4;
 /// Most tokens of a stored KV prefix.
-const MAX_PREFIX_TOKENS: u64 = 1 << 16;
+pub const MAX_PREFIX_TOKENS: usize = 64;
 
 /// Where the scale of a linear's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,11 +236,30 @@ impl LinearFormat {
     }
 }
 
-/// Keys and values that stand before every sequence.
+/// Tokens whose keys and values are stored, for sequences that begin with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvPrefix {
-    pub tokens: u32,
-    pub file: String,
+    /// 1 to [`MAX_PREFIX_TOKENS`] ids.
+    pub tokens: Vec<u32>,
+}
+
+impl KvPrefix {
+    fn parse(fields: &Fields) -> Result<Self, LoadError> {
+        refuse_other_keys(fields, &["tokens"])?;
+        let expected = format!("1 to {MAX_PREFIX_TOKENS} token ids");
+        let Some(ids) = fields.list("tokens")? else {
+            return Err(fields.invalid("tokens", "nothing", expected));
+        };
+        if !(1..=MAX_PREFIX_TOKENS).contains(&ids.len()) {
+            return Err(fields.invalid("tokens", format!("{} of them", ids.len()), expected));
+        }
+        let id = |id: &Value| {
+            let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            found.ok_or_else(|| fields.invalid("tokens", shortened(id), "a token id"))
+        };
+        let tokens = ids.iter().map(id).collect::<Result<_, _>>()?;
+        Ok(Self { tokens })
+    }
 }
 
 /// `quantization_config`.
@@ -252,7 +274,6 @@ pub struct QuantizationConfig {
     pub default: LinearFormat,
     /// Linears that differ, by name: `model.layers.3.mlp.down_proj`.
     pub overrides: BTreeMap<String, LinearFormat>,
-    /// Parsed, and refused when a checkpoint that has one is opened: nothing reads it yet.
     pub kv_prefix: Option<KvPrefix>,
 }
 
@@ -333,10 +354,7 @@ impl QuantizationConfig {
         }
         let kv_prefix = match fields.object("kv_prefix")? {
             None => None,
-            Some(prefix) => Some(KvPrefix {
-                tokens: prefix.required_size("tokens", MAX_PREFIX_TOKENS)?,
-                file: prefix.required_text("file")?.to_owned(),
-            }),
+            Some(prefix) => Some(KvPrefix::parse(&prefix)?),
         };
         Ok(Some(Self {
             version,
@@ -361,7 +379,7 @@ impl QuantizationConfig {
             "recipe": self.recipe,
             "default": self.default.to_json(),
             "overrides": Value::Object(overrides.collect()),
-            "kv_prefix": self.kv_prefix.as_ref().map(|prefix| json!({ "tokens": prefix.tokens, "file": prefix.file })),
+            "kv_prefix": self.kv_prefix.as_ref().map(|prefix| json!({ "tokens": prefix.tokens })),
         })
     }
 }
@@ -385,14 +403,7 @@ pub(super) fn check_tensors(
 ) -> Result<(), LoadError> {
     let config = &checkpoint.config;
     if let Some(prefix) = &quantization.kv_prefix {
-        let found = format!("a prefix of {} tokens in '{}'", prefix.tokens, prefix.file);
-        let expected = "null: this version of Plateau does not read stored prefixes";
-        return Err(LoadError::invalid(
-            config_file,
-            "quantization_config.kv_prefix",
-            found,
-            expected,
-        ));
+        check_prefix(checkpoint, prefix, config_file)?;
     }
     let linears = config.linears();
     let names: BTreeSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
@@ -422,6 +433,30 @@ pub(super) fn check_tensors(
     linears
         .iter()
         .try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))
+}
+
+fn check_prefix(
+    checkpoint: &Checkpoint,
+    prefix: &KvPrefix,
+    config_file: &str,
+) -> Result<(), LoadError> {
+    let config = &checkpoint.config;
+    if let Some(id) = prefix.tokens.iter().find(|&&id| id >= config.vocab_size) {
+        return Err(LoadError::invalid(
+            config_file,
+            "quantization_config.kv_prefix.tokens",
+            format!("token id {id}"),
+            format!("ids of the vocabulary of {}", config.vocab_size),
+        ));
+    }
+    let features = config.num_key_value_heads * config.head_dim;
+    let shape = [prefix.tokens.len() as u64, features.into()];
+    for layer in 0..config.num_hidden_layers {
+        for name in config.kv_prefix_tensors(layer) {
+            checkpoint.expect_dtype(&name, &shape, Dtype::F32)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_linear(

@@ -23,6 +23,8 @@ pub struct WeightsConfig<'a> {
     pub table: WeightFormat,
     /// The largest buffer that can be bound, in bytes; larger weights are split by rows.
     pub max_buffer_bytes: u64,
+    /// The tokens whose keys and values the checkpoint has; none, mostly.
+    pub prefix_tokens: &'a [u32],
 }
 
 impl WeightsConfig<'_> {
