@@ -12,6 +12,7 @@ use plateau::tensor::{Bits, Granularity, KvType};
 use plateau_shaders::PAGE_SIZE;
 use plateau_tests::{Rng, device, model};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const W8: LinearFormat = LinearFormat {
@@ -23,13 +24,20 @@ const W8: LinearFormat = LinearFormat {
 };
 
 /// A golden, rounded.
-async fn rounded(golden: usize) -> (TempDir, Checkpoint) {
-    let float = model::open(&model::goldens()[golden]).await;
+async fn rounded(golden: &Path) -> (TempDir, Checkpoint) {
+    let float = model::open(golden).await;
     let folder = tempfile::tempdir().expect("a folder");
     let done = round_to_nearest(&float, folder.path(), W8, &mut |_| {}).await;
     done.unwrap_or_else(|error| panic!("{error}"));
     let checkpoint = model::open(folder.path()).await;
     (folder, checkpoint)
+}
+
+fn named(names: [&str; 2]) -> Vec<PathBuf> {
+    let is_named = |golden: &PathBuf| names.iter().any(|name| golden.ends_with(name));
+    let found: Vec<PathBuf> = model::goldens().into_iter().filter(is_named).collect();
+    assert_eq!(found.len(), names.len(), "{names:?}");
+    found
 }
 
 /// Keys and values of a layer, [tokens, kv_heads * head_dim] each.
@@ -162,12 +170,12 @@ fn prompt(start: &[u32], len: usize, vocab: u32) -> Vec<u32> {
 #[test]
 fn a_prefix_of_the_models_own_keys_and_values_changes_no_bit() {
     pollster::block_on(async {
-        for golden in 0..model::goldens().len() {
-            let (_folder, plain) = rounded(golden).await;
+        for golden in model::goldens() {
+            let (_folder, plain) = rounded(&golden).await;
             let tokens = [1, 9, 4];
             let ids = prompt(&tokens, 75, plain.config.vocab_size);
             for (executor, again) in executors().await.into_iter().zip(executors().await) {
-                let what = format!("golden {golden} on {}", executor.name());
+                let what = format!("{} on {}", golden.display(), executor.name());
                 let options = options(KvType::F32);
                 let mut session = model::load(&plain, executor, &options).await;
                 let expected = bits(&model::logits(&mut session, &ids, None).await);
@@ -188,8 +196,8 @@ fn a_prefix_of_the_models_own_keys_and_values_changes_no_bit() {
 fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
     pollster::block_on(async {
         // One without a window, and one with a window that leaves the prefix behind.
-        for golden in [1, 2] {
-            let (_folder, plain) = rounded(golden).await;
+        for golden in named(["llama-gqa-rope-llama3", "mistral-window"]) {
+            let (_folder, plain) = rounded(&golden).await;
             let vocab = plain.config.vocab_size;
             let size = vocab as usize;
             let tokens = [1, 9];
@@ -201,7 +209,7 @@ fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
             let (_folder, stored) = with_prefix(&plain, &tokens, &layers).await;
             for kv_type in [KvType::F32, KvType::F16] {
                 for (executor, again) in executors().await.into_iter().zip(executors().await) {
-                    let what = format!("golden {golden} {kv_type:?} on {}", executor.name());
+                    let what = format!("{} {kv_type:?} on {}", golden.display(), executor.name());
                     let options = options(kv_type);
                     let mut session = model::load(&plain, executor, &options).await;
                     let plain_with = bits(&model::logits(&mut session, &with, None).await);
@@ -291,8 +299,8 @@ async fn by_logits(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> 
 fn generation_with_a_prefix_is_what_the_logits_say() {
     const NEW: usize = 8;
     pollster::block_on(async {
-        for golden in [0, 4] {
-            let (_folder, plain) = rounded(golden).await;
+        for golden in named(["llama-bias-tied-rope-linear", "qwen3-qk-norm"]) {
+            let (_folder, plain) = rounded(&golden).await;
             let vocab = plain.config.vocab_size;
             for executor in 0..executors().await.len() {
                 let open = async |checkpoint: &Checkpoint| {
@@ -314,7 +322,8 @@ fn generation_with_a_prefix_is_what_the_logits_say() {
                     let mut expected = Vec::new();
                     for prompt in &prompts {
                         let ids = by_logits(&mut session, prompt, NEW).await;
-                        let what = format!("golden {golden}, {tokens:?}, {} tokens", prompt.len());
+                        let what =
+                            format!("{}, {tokens:?}, {} tokens", golden.display(), prompt.len());
                         let alone = model::greedy(&mut session, prompt, NEW).await;
                         assert_eq!(alone, ids, "{what}");
                         expected.push(ids);
@@ -332,7 +341,12 @@ fn generation_with_a_prefix_is_what_the_logits_say() {
                             .await
                             .expect("three prompts");
                         let expected = trio.map(|i| expected[i].clone());
-                        assert_eq!(found, expected, "golden {golden}, {tokens:?}, together");
+                        assert_eq!(
+                            found,
+                            expected,
+                            "{}, {tokens:?}, together",
+                            golden.display()
+                        );
                     }
                 }
             }

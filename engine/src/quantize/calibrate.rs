@@ -124,6 +124,7 @@ impl<'a> Stage<'a> {
             linear,
             table: WeightFormat::F32,
             max_buffer_bytes: executor.max_buffer_bytes(),
+            prefix_tokens: &[],
         };
         let model = Model::new(
             config.clone(),

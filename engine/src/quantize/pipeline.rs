@@ -681,8 +681,7 @@ fn quantization_config(
     }
     if let (true, Some(samples)) = (recipe.prefix, source.samples) {
         quantization.kv_prefix = Some(KvPrefix {
-            tokens: samples.windows[0][0],
-            file: String::new(),
+            tokens: vec![samples.windows[0][0]],
         });
     }
     quantization
