@@ -134,7 +134,6 @@ fn block(
     x: BufferId,
     rows: u32,
 ) {
-    let config = &model.config;
     let eps = llama.rms_norm_eps;
     let label = |name: &str| format!("layers.{index}.{name}");
 
