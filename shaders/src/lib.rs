@@ -23,10 +23,12 @@ pub const KERNELS: &[&Kernel] = &[
     &elementwise::embedding_i8::KERNEL,
     &elementwise::gather_rows::KERNEL,
     &elementwise::silu_mul::KERNEL,
+    &elementwise::silu_mul_flat::KERNEL,
     &elementwise::relu::KERNEL,
     &elementwise::add_positions::KERNEL,
     // norm
     &norm::rms_norm::KERNEL,
+    &norm::rms_norm_flat::KERNEL,
     &norm::layer_norm::KERNEL,
     &norm::head_norm::KERNEL,
     // attention

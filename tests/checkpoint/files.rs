@@ -27,6 +27,18 @@ pub fn f32_tensor(shape: &[u64], values: &[f32]) -> RawTensor {
     }
 }
 
+/// The tensors of a safetensors file, as the official crate reads them.
+pub fn raw_tensors(file: &[u8]) -> BTreeMap<String, RawTensor> {
+    let old = safetensors::SafeTensors::deserialize(file).expect("valid");
+    let raw = |view: safetensors::tensor::TensorView<'_>| RawTensor {
+        dtype: format!("{:?}", view.dtype()),
+        shape: view.shape().iter().map(|&size| size as u64).collect(),
+        data: view.data().to_vec(),
+    };
+    let tensors = old.tensors().into_iter();
+    tensors.map(|(name, view)| (name, raw(view))).collect()
+}
+
 /// A model's files before they are written.
 #[derive(Clone)]
 pub struct Model {

@@ -7,7 +7,9 @@ use plateau::checkpoint::{
     ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind,
     QuantizationConfig, check_flatten_map,
 };
+use plateau::exec::Executor;
 use plateau::quantize::{round_to_nearest, round_to_nearest_in_shards};
+use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{Bits, Granularity};
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -478,10 +480,7 @@ fn a_config_is_read_as_it_was_written() {
     config
         .overrides
         .insert("model.layers.0.mlp.down_proj".to_owned(), other);
-    config.kv_prefix = Some(KvPrefix {
-        tokens: 4,
-        file: "prefix.safetensors".to_owned(),
-    });
+    config.kv_prefix = Some(KvPrefix { tokens: vec![1, 4] });
     assert_eq!(
         parse(config.to_json()).expect("valid"),
         Some(config.clone())
@@ -599,10 +598,26 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         json!({ "a": 4 }),
         &["quantization_config.overrides.a", "found 4", "an object"],
     );
+    let prefixes = [
+        (json!({}), "found nothing"),
+        (json!({ "tokens": 4 }), "found 4"),
+        (json!({ "tokens": [] }), "found 0 of them"),
+        (json!({ "tokens": vec![1; 65] }), "found 65 of them"),
+        (json!({ "tokens": [1, -1] }), "found -1"),
+        (
+            json!({ "tokens": [u64::MAX] }),
+            "found 18446744073709551615",
+        ),
+        (json!({ "tokens": ["<s>"] }), "found \"<s>\""),
+    ];
+    for (prefix, found) in prefixes {
+        let parts = ["quantization_config.kv_prefix.tokens", found];
+        refused("/kv_prefix", prefix, &parts);
+    }
     refused(
         "/kv_prefix",
-        json!({ "tokens": 0 }),
-        &["quantization_config.kv_prefix.tokens", "found 0"],
+        json!({ "tokens": [1], "file": "prefix.safetensors" }),
+        &["quantization_config.kv_prefix.file", "version 1"],
     );
     let mut config = QuantizationConfig::new("a recipe", W4).to_json();
     config["zero_points"] = json!(true);
@@ -664,19 +679,60 @@ fn tensors_that_do_not_fit_the_format_are_refused() {
             "a linear of this model",
         ],
     );
-    let prefix = rounded_with(|config| {
-        config["kv_prefix"] = json!({ "tokens": 4, "file": "prefix.safetensors" })
-    });
+}
+
+#[test]
+fn a_stored_prefix_that_does_not_fit_the_model_is_refused() {
+    let prefix =
+        |tokens: Value| rounded_with(|config| config["kv_prefix"] = json!({ "tokens": tokens }));
+    let beyond = format!("found token id {VOCAB}");
     assert_refused(
-        prefix,
+        prefix(json!([1, VOCAB])),
         LoadErrorKind::Invalid,
-        &[
-            "config.json",
-            "kv_prefix",
-            "4 tokens",
-            "does not read stored prefixes",
-        ],
+        &["config.json", "kv_prefix.tokens", &beyond],
     );
+    assert_refused(
+        prefix(json!([1])),
+        LoadErrorKind::Invalid,
+        &["model.layers.0.self_attn.k_prefix", "found nothing"],
+    );
+
+    // 12 features of keys and of values, in both layers.
+    let opened = |rows: u64, value: f32| {
+        let folder = tiny().write();
+        let rounded = round(&open(folder.path()).expect("valid"), W4, u64::MAX);
+        let bytes = std::fs::read(rounded.path().join("model.safetensors")).expect("there");
+        let mut tensors = crate::files::raw_tensors(&bytes);
+        for layer in 0..2 {
+            for name in ["k_prefix", "v_prefix"] {
+                let name = format!("model.layers.{layer}.self_attn.{name}");
+                let mut values = vec![0.5; 12 * rows as usize];
+                values[7] = value;
+                tensors.insert(name, f32_tensor(&[rows, 12], &values));
+            }
+        }
+        let bytes = crate::files::safetensors(&tensors);
+        write(rounded.path(), "model.safetensors", &bytes);
+        let config = std::fs::read_to_string(rounded.path().join("config.json")).expect("there");
+        let mut config: Value = serde_json::from_str(&config).expect("JSON");
+        config["quantization_config"]["kv_prefix"] = json!({ "tokens": [1, 2] });
+        write(rounded.path(), "config.json", config.to_string().as_bytes());
+        open(rounded.path()).map(|checkpoint| (rounded, checkpoint))
+    };
+    opened(2, 1.0).expect("valid");
+    assert_refused(
+        opened(3, 1.0).map(drop),
+        LoadErrorKind::Invalid,
+        &["k_prefix", "found [3, 12]", "expected [2, 12]"],
+    );
+    let (_folder, checkpoint) = opened(2, f32::INFINITY).expect("headers are valid");
+    let options = LoadOptions::default();
+    let mut progress = |_| {};
+    let session = Session::load(&checkpoint, Executor::twin(), &options, &mut progress);
+    let message = block_on(session).err().expect("refused").to_string();
+    for part in ["self_attn.k_prefix", "element 7", "inf"] {
+        assert!(message.contains(part), "no {part:?} in: {message}");
+    }
 }
 
 #[test]
@@ -693,7 +749,7 @@ fn float_weights_are_no_substitute_for_integers() {
 // Flatten maps. Five channels; 1 has three parts, 4 has two, and there is room between them.
 
 const MAP: [u32; 4] = [1 | 1 << 24, 1 | 2 << 24, FLATTEN_PADDING, 4 | 1 << 24];
-const INDEX: [u32; 10] = [0, 1, 0, 3, 0, 1, 0, 1, 3, 2];
+const INDEX: [u32; 10] = [0, 0, 0, 2, 0, 0, 0, 0, 3, 1];
 
 #[test]
 fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
@@ -701,9 +757,30 @@ fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
     assert_eq!(kernel[..5], [1, 3, 1, 1, 2]);
     assert_eq!(kernel[5..], MAP);
     assert_eq!(
-        check_flatten_map(&[], &[0, 1, 0, 1]).expect("valid"),
+        check_flatten_map(&[], &[0, 0, 0, 0]).expect("valid"),
         [1, 1]
     );
+    // As many parts as a word can name, each twice.
+    let map: Vec<u32> = (0..510).map(|extra| extra / 2 << 24).collect();
+    let kernel = check_flatten_map(&map, &[0, 510]).expect("valid");
+    assert_eq!((kernel[0], &kernel[1..]), (255, &map[..]));
+}
+
+#[test]
+fn a_flatten_map_may_repeat_any_part() {
+    // Channel 0 is repeated whole; channel 2 has three parts, of which 0 and 2 are repeated.
+    let map = [
+        2,
+        2,
+        2 | 1 << 24,
+        2 | 2 << 24,
+        2 | 2 << 24,
+        FLATTEN_PADDING,
+        0,
+    ];
+    let kernel = check_flatten_map(&map, &[6, 1, 0, 0, 0, 5]).expect("valid");
+    assert_eq!(kernel[..3], [1, 1, 3]);
+    assert_eq!(kernel[3..], map);
 }
 
 #[test]
@@ -723,12 +800,11 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
         index[at] = value;
         index
     };
-    refused(
-        &MAP,
-        &index(1, 0),
-        &["parts of channel 0", "found 0", "1 to 255"],
-    );
-    refused(&MAP, &index(1, 256), &["parts of channel 0", "found 256"]);
+    let map = |at: usize, value: u32| {
+        let mut map = MAP;
+        map[at] = value;
+        map
+    };
     refused(
         &MAP,
         &index(0, 1),
@@ -736,7 +812,7 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
     );
     refused(
         &MAP,
-        &index(3, 2),
+        &index(3, 1),
         &[
             "extra channel 1",
             "does not name",
@@ -746,30 +822,51 @@ fn a_flatten_map_that_disagrees_with_its_inverse_is_refused() {
     );
     refused(
         &MAP,
-        &index(3, 4),
+        &index(3, 3),
         &[
             "extra channel 2",
-            "part 3 of channel 1",
+            "channel 1's",
             "0xff000000",
-            "0x03000001",
+            "part 2 or 3 of channel 1",
         ],
     );
-    refused(
-        &MAP,
-        &index(2, u32::MAX),
-        &["extra channel 4294967295", "the map's end"],
-    );
+    for (first, count) in [(u32::MAX, 2), (2, u32::MAX), (u32::MAX, u32::MAX), (3, 2)] {
+        let mut index = index(2, first);
+        index[3] = count;
+        let end = u64::from(first) + u64::from(count);
+        let found = format!("found {end}, expected at most 4");
+        refused(&MAP, &index, &["extra channels of channel 1", &found]);
+    }
     refused(
         &MAP,
         &index(8, 0),
-        &[
-            "extra channel 0",
-            "part 1 of channel 4",
-            "0x01000001",
-            "0x01000004",
-        ],
+        &["extra channel 0", "channel 4's", "part 1 of channel 1"],
     );
-    refused(&[1], &[0, 1, 0, 1], &["extra channel 0", "does not name"]);
+    // A part left out, a first part that is too high, parts that descend, another channel's.
+    let wrong = [
+        (1, 1 | 3 << 24, "part 3 of channel 1"),
+        (0, 1 | 2 << 24, "part 2 of channel 1"),
+        (1, 1, "part 0 of channel 1"),
+        (1, 2 | 2 << 24, "part 2 of channel 2"),
+    ];
+    for (at, word, found) in wrong {
+        let what = format!("extra channel {at}");
+        refused(&map(at, word), &INDEX, &[&what, "channel 1's", found]);
+    }
+    // One channel named by two rows: it has the words of one of them.
+    refused(
+        &[1 << 24],
+        &[0, 1, 0, 1],
+        &["extra channel 0", "channel 1's", "part 1 of channel 0"],
+    );
+    // Part 255 is nobody's.
+    let parts: Vec<u32> = (1..256).map(|part| part << 24).collect();
+    refused(
+        &parts,
+        &[0, 255],
+        &["extra channel 254", "0xff000000", "expected part 254 of"],
+    );
+    refused(&[1], &[0, 0, 0, 0], &["extra channel 0", "does not name"]);
 }
 
 #[test]
@@ -786,25 +883,12 @@ fn static_activations_are_read_with_their_map() {
     );
     // One linear becomes static: 20 channels and 4 extra ones still fit the 32 that its words have room for.
     let name = "model.layers.1.mlp.gate_proj";
-    let mut index: Vec<u32> = [0, 1].repeat(HIDDEN as usize);
+    let mut index = vec![0; 2 * HIDDEN as usize];
     index[..10].copy_from_slice(&INDEX);
     let static_tensors = |scale: f32, map: &[u32]| {
         let path = rounded.path().join("model.safetensors");
         let bytes = std::fs::read(path).expect("there");
-        let old = safetensors::SafeTensors::deserialize(&bytes).expect("valid");
-        let mut tensors = BTreeMap::new();
-        for (name, view) in old.tensors() {
-            let shape = view.shape().iter().map(|&size| size as u64).collect();
-            let dtype = format!("{:?}", view.dtype());
-            tensors.insert(
-                name,
-                crate::files::RawTensor {
-                    dtype,
-                    shape,
-                    data: view.data().to_vec(),
-                },
-            );
-        }
+        let mut tensors = crate::files::raw_tensors(&bytes);
         let words = |shape: &[u64], words: &[u32]| crate::files::RawTensor {
             dtype: "U32".to_owned(),
             shape: shape.to_vec(),
@@ -855,7 +939,7 @@ fn static_activations_are_read_with_their_map() {
     assert_refused(
         map,
         LoadErrorKind::Invalid,
-        &[&tensor, "part 2 of channel 1", "0x00000000", "0x02000001"],
+        &[&tensor, "extra channel 1", "0x00000000", "of channel 1"],
     );
     let scale = block_on(checkpoint.read_input_scale(name));
     assert_refused(
@@ -863,6 +947,17 @@ fn static_activations_are_read_with_their_map() {
         LoadErrorKind::Invalid,
         &["model.safetensors", "input_scale", "found -1"],
     );
+    // The inverse of a subnormal is not finite.
+    for (scale, found) in [
+        (0.0, "found 0"),
+        (1e-40, "found 0.0000"),
+        (f32::NAN, "found NaN"),
+    ] {
+        let checkpoint = static_tensors(scale, &MAP).expect("shapes are right");
+        let scale = block_on(checkpoint.read_input_scale(name));
+        let parts = ["model.safetensors", "input_scale", found];
+        assert_refused(scale, LoadErrorKind::Invalid, &parts);
+    }
     // More extra channels than the words have room for.
     let long = [FLATTEN_PADDING; 13];
     let parts = [

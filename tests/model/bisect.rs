@@ -53,7 +53,7 @@ async fn first_divergence(
     let checks = checks();
     let judge =
         |dispatch: &plateau::plan::Dispatch, binding: usize, found: &[u32], expected: &[u32]| {
-            compare::compare(found, expected, checks[&(dispatch.kernel.name, binding)])
+            compare::compare(found, expected, &checks[&(dispatch.kernel.name, binding)])
         };
     let (mut twin, step) = prepared(Executor::twin(), kv_type, rows).await;
     let (mut gpu, _) = prepared(gpu, kv_type, rows).await;

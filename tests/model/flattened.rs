@@ -5,18 +5,74 @@ use plateau::checkpoint::{
     NewTensor, QuantizationConfig,
 };
 use plateau::exec::Executor;
-use plateau::session::LoadOptions;
+use plateau::model::StepShape;
+use plateau::plan::{BufferId, Dispatch, Grid, Plan};
+use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{Bits, Granularity};
-use plateau_shaders::pack;
+use plateau_shaders::attention::tiles;
+use plateau_shaders::quantize::flatten_quantize;
+use plateau_shaders::{Kernel, elementwise, norm, pack};
 use plateau_tests::{device, model};
+use std::collections::BTreeMap;
 use std::path::Path;
+
+const DEFAULT: LinearFormat = LinearFormat {
+    weight_bits: Bits::Int8,
+    weight_scale: Granularity::PerChannel,
+    group_size: 0,
+    activation_bits: Bits::Int8,
+    activation_scale: ActivationScale::Dynamic,
+};
 
 /// One scale for every input. The goldens' activations stay under 126 steps of it.
 const SCALE: f32 = 0.1;
 
-/// Rounds a float checkpoint to INT8 weights with static activations of `bits`, every channel in `parts` parts.
-async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
+/// How a linear's input becomes integers.
+#[derive(Clone, Copy)]
+struct Style {
+    bits: Bits,
+    scale: ActivationScale,
+    /// Of every channel.
+    parts: u32,
+    /// Every channel is repeated, and each weight is the sum of its two columns.
+    repeated: bool,
+}
+
+impl Style {
+    const fn new(bits: Bits, parts: u32) -> Self {
+        Self {
+            bits,
+            scale: ActivationScale::Static,
+            parts,
+            repeated: false,
+        }
+    }
+
+    /// Part of each extra channel of a source, and what its column holds of a weight.
+    fn extras(self) -> Vec<(u32, fn(i8) -> i8)> {
+        let (half, rest): (fn(i8) -> i8, fn(i8) -> i8) = (|w| w / 2, |w| w - w / 2);
+        if self.repeated {
+            let parts = (1..self.parts).flat_map(|part| [(part, half), (part, rest)]);
+            std::iter::once((0, rest)).chain(parts).collect()
+        } else {
+            let whole: fn(i8) -> i8 = |w| w;
+            (1..self.parts).map(|part| (part, whole)).collect()
+        }
+    }
+
+    fn columns(self, row: &[i8]) -> Vec<i8> {
+        let extras = self.extras();
+        let bulk = |&w: &i8| if self.repeated { w / 2 } else { w };
+        let of_source = |&w: &i8| extras.iter().map(move |(_, of)| of(w)).collect::<Vec<i8>>();
+        let bulk = row.iter().map(bulk);
+        bulk.chain(row.iter().flat_map(of_source)).collect()
+    }
+}
+
+/// Rounds a float checkpoint to INT8 weights whose inputs are as `style` says of each linear.
+async fn write(float: &Checkpoint, out: &Path, style: impl Fn(&str) -> Style) {
     let config = &float.config;
+    let mut quantization = QuantizationConfig::new("a test", DEFAULT);
     let mut tensors: Vec<(NewTensor, Vec<u32>)> = Vec::new();
     let mut push = |name: String, dtype: Dtype, shape: &[u32], words: Vec<u32>| {
         let shape = shape.iter().map(|&size| u64::from(size)).collect();
@@ -55,20 +111,21 @@ async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
     }
     for linear in config.linears() {
         let (name, inputs, outputs) = (&linear.name, linear.in_features, linear.out_features);
-        let extra: Vec<u32> = (0..inputs)
-            .flat_map(|source| (1..parts).map(move |part| source | part << 24))
-            .collect();
-        let index: Vec<u32> = (0..inputs)
-            .flat_map(|source| [if parts > 1 { source * (parts - 1) } else { 0 }, parts])
-            .collect();
-        let (scales, rows) = rows(float, name, outputs, inputs).await;
-        let flat = |row: &Vec<i8>| {
-            let repeated = row
-                .iter()
-                .flat_map(|&w| std::iter::repeat_n(w, parts as usize - 1));
-            pack::pack_i8(&row.iter().copied().chain(repeated).collect::<Vec<i8>>())
+        let style = style(name);
+        let format = LinearFormat {
+            activation_bits: style.bits,
+            activation_scale: style.scale,
+            ..DEFAULT
         };
-        let words: Vec<u32> = rows.iter().flat_map(flat).collect();
+        quantization.overrides.insert(name.clone(), format);
+        let (scales, rows) = rows(float, name, outputs, inputs).await;
+        let words: Vec<u32> = match style.scale {
+            ActivationScale::Dynamic => rows.iter().flat_map(|row| pack::pack_i8(row)).collect(),
+            ActivationScale::Static => {
+                let flat = |row: &Vec<i8>| pack::pack_i8(&style.columns(row));
+                rows.iter().flat_map(flat).collect()
+            }
+        };
         let row_words = words.len() as u32 / outputs;
         push(
             format!("{name}.qweight"),
@@ -82,24 +139,23 @@ async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
             &[outputs],
             bytemuck::cast_vec(scales),
         );
-        push(
-            format!("{name}.input_scale"),
-            Dtype::F32,
-            &[1],
-            vec![SCALE.to_bits()],
-        );
-        push(
-            format!("{name}.flatten_map"),
-            Dtype::U32,
-            &[extra.len() as u32],
-            extra,
-        );
-        push(
-            format!("{name}.flatten_index"),
-            Dtype::U32,
-            &[inputs, 2],
-            index,
-        );
+        if style.scale == ActivationScale::Static {
+            let parts = style.extras();
+            let of_source = |source: u32| {
+                let parts = parts.iter();
+                parts.map(move |(part, _)| flatten_quantize::extra(source, *part))
+            };
+            let map: Vec<u32> = (0..inputs).flat_map(of_source).collect();
+            let count = parts.len() as u32;
+            let index = (0..inputs).flat_map(|source| [source * count, count]);
+            let scale = vec![SCALE.to_bits()];
+            push(format!("{name}.input_scale"), Dtype::F32, &[1], scale);
+            let len = map.len() as u32;
+            push(format!("{name}.flatten_map"), Dtype::U32, &[len], map);
+            let index = index.collect();
+            let shape = [inputs, 2];
+            push(format!("{name}.flatten_index"), Dtype::U32, &shape, index);
+        }
         if linear.bias {
             let bias = format!("{name}.bias");
             let values = float
@@ -109,14 +165,6 @@ async fn write(float: &Checkpoint, out: &Path, bits: Bits, parts: u32) {
             push(bias, Dtype::F32, &[outputs], bytemuck::cast_vec(values));
         }
     }
-    let format = LinearFormat {
-        weight_bits: Bits::Int8,
-        weight_scale: Granularity::PerChannel,
-        group_size: 0,
-        activation_bits: bits,
-        activation_scale: ActivationScale::Static,
-    };
-    let quantization = QuantizationConfig::new("a test", format);
     let config = float.config_with(&quantization).await.expect("a config");
     let (tensors, words): (Vec<NewTensor>, Vec<Vec<u32>>) = tensors.into_iter().unzip();
     let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
@@ -144,43 +192,241 @@ async fn rows(float: &Checkpoint, name: &str, rows: u32, columns: u32) -> (Vec<f
     quantized.unzip()
 }
 
+/// The twins and every adapter.
+async fn executors() -> Vec<Executor> {
+    let mut executors = vec![Executor::twin()];
+    executors.extend(device::portable_devices().await);
+    executors
+}
+
+async fn written(float: &Checkpoint, style: impl Fn(&str) -> Style) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(float, folder.path(), style).await;
+    folder
+}
+
 /// INT4 activations in 18 parts reach 18 * 7 = 126 steps: as far as INT8, in the same steps. Flattening keeps the product
-/// exactly, so the logits are equal, bit for bit.
+/// exactly, and so does a repeated channel whose columns sum to the weight. So the logits are equal, bit for bit.
 #[test]
 fn flattened_int4_activations_equal_int8_ones() {
     pollster::block_on(async {
+        let repeated = |style: Style| Style {
+            repeated: true,
+            ..style
+        };
+        let styles = [
+            Style::new(Bits::Int8, 1),
+            Style::new(Bits::Int4, 18),
+            repeated(Style::new(Bits::Int8, 1)),
+            repeated(Style::new(Bits::Int4, 18)),
+        ];
         for folder in model::goldens() {
             let float = model::open(&folder).await;
             let ids: Vec<u32> = (0..21)
                 .map(|i| (i * i + 5) % float.config.vocab_size)
                 .collect();
-            let (whole, flat) = (tempfile::tempdir(), tempfile::tempdir());
-            let (whole, flat) = (whole.expect("a folder"), flat.expect("a folder"));
-            write(&float, whole.path(), Bits::Int8, 1).await;
-            write(&float, flat.path(), Bits::Int4, 18).await;
-            let mut devices = vec![(Executor::twin(), Executor::twin())];
-            let portable = device::portable_devices().await;
-            devices.extend(portable.into_iter().zip(device::portable_devices().await));
-            for (a, b) in devices {
-                let what = format!("{} on {}", folder.display(), a.name());
-                let mut logits = Vec::new();
-                for (folder, device) in [(&whole, a), (&flat, b)] {
-                    let checkpoint = model::open(folder.path()).await;
-                    let options = LoadOptions::default();
-                    let mut session = model::load(&checkpoint, device, &options).await;
-                    logits.push(model::logits(&mut session, &ids, None).await);
-                    let chunked = model::logits(&mut session, &ids, Some(3)).await;
-                    assert!(
-                        chunked == logits[logits.len() - 1],
-                        "{what}: chunks of 3 rows"
+            let mut expected: Vec<Vec<f32>> = Vec::new();
+            for (style, number) in styles.into_iter().zip(0..) {
+                let folder_of_style = written(&float, |_| style).await;
+                let checkpoint = model::open(folder_of_style.path()).await;
+                for (device, executor) in executors().await.into_iter().enumerate() {
+                    let what = format!(
+                        "{}, style {number} on {}",
+                        folder.display(),
+                        executor.name()
                     );
+                    let options = LoadOptions::default();
+                    let mut session = model::load(&checkpoint, executor, &options).await;
+                    let logits = model::logits(&mut session, &ids, None).await;
+                    let chunked = model::logits(&mut session, &ids, Some(3)).await;
+                    assert!(chunked == logits, "{what}: chunks of 3 rows");
+                    assert!(
+                        logits.iter().any(|logit| logit.abs() > 1.0),
+                        "{what}: trivial"
+                    );
+                    match expected.get(device) {
+                        None => expected.push(logits),
+                        Some(first) => assert!(logits == *first, "{what}: the logits differ"),
+                    }
                 }
-                assert!(
-                    logits[0].iter().any(|logit| logit.abs() > 1.0),
-                    "{what}: trivial"
-                );
-                assert!(logits[0] == logits[1], "{what}: the logits differ");
             }
         }
+    });
+}
+
+/// The plan with each producer of flat integers replaced by the operation that it stands for, and `flatten_quantize`.
+fn unfused(plan: &Plan) -> Plan {
+    let mut unfused = Plan {
+        dispatches: Vec::new(),
+        ..plan.clone()
+    };
+    for dispatch in &plan.dispatches {
+        let [.., map, x_q] = dispatch.bindings[..] else {
+            panic!("every kernel has two bindings");
+        };
+        let (x, quantize) = match dispatch.kernel.name {
+            "rms_norm_flat" => {
+                let params: norm::rms_norm_flat::Params =
+                    bytemuck::pod_read_unaligned(&dispatch.params);
+                let norm = norm::rms_norm::Params {
+                    rows: params.rows,
+                    hidden: params.features,
+                    eps: params.eps,
+                };
+                let x = unfused.scratch("x", u64::from(params.rows * params.features));
+                let grid = Grid::Fixed(norm::rms_norm::grid(&norm));
+                let bindings = [dispatch.bindings[0], dispatch.bindings[1], x];
+                unfused.dispatch("x", &norm::rms_norm::KERNEL, norm, grid, &bindings);
+                let quantize = flatten_quantize::Params {
+                    rows: params.rows,
+                    features: params.features,
+                    flat_features: params.flat_features,
+                    q_max: params.q_max,
+                    inv_scale: params.inv_scale,
+                };
+                (x, quantize)
+            }
+            "silu_mul_flat" => {
+                let params: flatten_quantize::Params =
+                    bytemuck::pod_read_unaligned(&dispatch.params);
+                let product = elementwise::silu_mul::Params {
+                    rows: params.rows,
+                    features: params.features,
+                };
+                let x = unfused.scratch("x", u64::from(params.rows * params.features));
+                let grid = Grid::Fixed(elementwise::silu_mul::grid(&product));
+                let kernel: &'static Kernel = &elementwise::silu_mul::KERNEL;
+                unfused.dispatch("x", kernel, product, grid, &[dispatch.bindings[0], x]);
+                (x, params)
+            }
+            _ => {
+                unfused.dispatches.push(dispatch.clone());
+                continue;
+            }
+        };
+        let grid = Grid::Fixed(flatten_quantize::grid(&quantize));
+        let kernel: &'static Kernel = &flatten_quantize::KERNEL;
+        unfused.dispatch("x_q", kernel, quantize, grid, &[x, map, x_q]);
+    }
+    unfused
+}
+
+/// How often each kernel stands in a plan.
+fn counts(plan: &Plan) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for Dispatch { kernel, .. } in &plan.dispatches {
+        *counts.entry(kernel.name).or_default() += 1;
+    }
+    counts
+}
+
+/// Logits of a step's rows, by the session's plan and by the same plan unfused.
+async fn fused_and_unfused(session: &mut Session, rows: &[Row]) -> [Vec<f32>; 2] {
+    let wanted: Vec<u32> = (0..rows.len() as u32).collect();
+    let fused = session.step(rows, &wanted).await.expect("a step");
+    let row_info: Vec<[u32; 2]> = rows.iter().map(|r| [r.sequence, r.position]).collect();
+    let shape = StepShape::Rows {
+        rows: rows.len() as u32,
+        tiles: tiles(&row_info).len() as u32,
+        logits: rows.len() as u32,
+    };
+    let (model, executor) = session.parts();
+    let step = model.step(&shape);
+    let plan = unfused(&step.plan);
+    assert!(plan.dispatches.len() > step.plan.dispatches.len());
+    let logits: Option<BufferId> = step.logits;
+    let logits = logits.expect("logits were asked for");
+    // The step's buffers still hold the rows; it writes the same keys and values again.
+    let plan = executor.prepare(plan).await.expect("a plan");
+    executor.run(plan).expect("it runs");
+    let words = executor.read(Some(plan), logits, 0..fused.len() as u64);
+    let unfused = bytemuck::cast_vec(words.await.expect("the logits"));
+    executor.release(plan);
+    [fused, unfused]
+}
+
+#[test]
+fn producers_of_integers_change_no_bit() {
+    pollster::block_on(async {
+        for folder in model::goldens() {
+            let float = model::open(&folder).await;
+            let folder_of_style = written(&float, |_| Style::new(Bits::Int4, 18)).await;
+            let checkpoint = model::open(folder_of_style.path()).await;
+            let row = |position: u32| Row {
+                sequence: 0,
+                position,
+                token: (position * position + 5) % float.config.vocab_size,
+            };
+            for executor in executors().await {
+                let what = format!("{} on {}", folder.display(), executor.name());
+                let options = LoadOptions::default();
+                let mut session = model::load(&checkpoint, executor, &options).await;
+                // A prefill, then a decode.
+                for rows in [0..19, 19..21] {
+                    let rows: Vec<Row> = rows.map(row).collect();
+                    let [fused, unfused] = fused_and_unfused(&mut session, &rows).await;
+                    assert!(fused == unfused, "{what}, {} rows", rows.len());
+                }
+            }
+        }
+    });
+}
+
+/// A producer runs once for each form of its output that a projection reads.
+#[test]
+fn a_producer_runs_once_for_each_input() {
+    pollster::block_on(async {
+        let float = model::open(&model::goldens()[0]).await;
+        let layers = float.config.num_hidden_layers as usize;
+        let shape = StepShape::Rows {
+            rows: 3,
+            tiles: 1,
+            logits: 1,
+        };
+        let counted = async |style: &dyn Fn(&str) -> Style| {
+            let folder = written(&float, style).await;
+            let checkpoint = model::open(folder.path()).await;
+            let options = LoadOptions::default();
+            let mut session = model::load(&checkpoint, Executor::twin(), &options).await;
+            // What the plan of a model with mixed inputs gives does not depend on chunks either.
+            let ids: Vec<u32> = (0..13).collect();
+            let whole = model::logits(&mut session, &ids, None).await;
+            assert!(model::logits(&mut session, &ids, Some(4)).await == whole);
+            let plan = session.parts().0.step(&shape).plan;
+            (plan.dispatches.len(), counts(&plan))
+        };
+        let of = |counts: &BTreeMap<&'static str, usize>, name: &str| {
+            counts.get(name).copied().unwrap_or(0)
+        };
+
+        let dynamic = Style {
+            scale: ActivationScale::Dynamic,
+            ..Style::new(Bits::Int8, 1)
+        };
+        let (before, all_dynamic) = counted(&|_| dynamic).await;
+        assert_eq!(of(&all_dynamic, "quantize_dynamic"), 4 * layers + 1);
+
+        // Two norms and a product of each layer lose the dispatch that quantized; the head is as it was.
+        let (after, fixed) = counted(&|_| Style::new(Bits::Int8, 2)).await;
+        assert_eq!(of(&fixed, "rms_norm_flat"), 2 * layers);
+        assert_eq!(of(&fixed, "silu_mul_flat"), layers);
+        assert_eq!(of(&fixed, "rms_norm"), 1);
+        assert_eq!(of(&fixed, "silu_mul"), 0);
+        assert_eq!(of(&fixed, "quantize_dynamic"), 1);
+        // What attention makes is quantized after it.
+        assert_eq!(of(&fixed, "flatten_quantize"), layers);
+        assert_eq!(before - after, 3 * layers);
+
+        // q and v share a static input, k has floats quantized for each token; gate and up have two static inputs.
+        let (_, mixed) = counted(&|name| match name.rsplit('.').next() {
+            Some("k_proj") => dynamic,
+            Some("up_proj") => Style::new(Bits::Int8, 2),
+            _ => Style::new(Bits::Int8, 1),
+        })
+        .await;
+        assert_eq!(of(&mixed, "rms_norm_flat"), 3 * layers);
+        assert_eq!(of(&mixed, "rms_norm"), layers + 1);
+        assert_eq!(of(&mixed, "quantize_dynamic"), layers + 1);
+        assert_eq!(of(&mixed, "flatten_quantize"), layers);
     });
 }

@@ -4,6 +4,7 @@ mod bisect;
 mod errors;
 mod eval;
 mod flattened;
+mod kv_prefix;
 mod promises;
 mod references;
 mod rounded;

@@ -3,9 +3,10 @@
 use crate::tolerance::Tolerance;
 use bytemuck::{NoUninit, Pod};
 use plateau_shaders::{Constant, Kernel};
+use std::sync::Arc;
 
 /// How one output binding is compared with the twin's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Check {
     /// Every word equal.
     Exact,
@@ -16,6 +17,18 @@ pub enum Check {
     /// Words are four i8: flat integers of floats that are not quite the twin's. Near a tie a value may be one step off, and then
     /// one of its parts is, with all that repeat it.
     OneStep,
+    /// Words are flat integers of floats that a device may round otherwise: the value of each channel, the sum of its parts, is
+    /// within one step of the twin's, and its flat channels are the parts of that value.
+    FlatWithinStep(Arc<FlatRow>),
+}
+
+/// What the flat channels of a row are.
+#[derive(Clone, Debug)]
+pub struct FlatRow {
+    pub features: u32,
+    pub q_max: u32,
+    /// As the kernels bind it: parts of each channel, then the extra channels.
+    pub map: Vec<u32>,
 }
 
 /// One dispatch with its inputs.

@@ -1,16 +1,74 @@
 //! Comparison of words with the message that a person wants when it fails.
 
-use crate::case::Check;
+use crate::case::{Check, FlatRow};
 use crate::tolerance::Tolerance;
 use half::f16;
+use plateau_shaders::pack;
 
 /// `Err` says the first and the worst mismatch. `found` and `expected` have the same length.
-pub fn compare(found: &[u32], expected: &[u32], check: Check) -> Result<(), String> {
+pub fn compare(found: &[u32], expected: &[u32], check: &Check) -> Result<(), String> {
     match check {
         Check::Exact => exact(found, expected),
-        Check::Close(tolerance) => close(&floats(found), &floats(expected), tolerance),
-        Check::CloseHalves(tolerance) => close(&halves(found), &halves(expected), tolerance),
+        Check::Close(tolerance) => close(&floats(found), &floats(expected), *tolerance),
+        Check::CloseHalves(tolerance) => close(&halves(found), &halves(expected), *tolerance),
         Check::OneStep => one_step(found, expected),
+        Check::FlatWithinStep(row) => flat_within_step(found, expected, row),
+    }
+}
+
+/// The values of the channels of rows of flat integers, or the first flat channel that is not a part of its channel's value.
+fn flat_values(words: &[u32], row: &FlatRow) -> Result<Vec<i32>, String> {
+    let features = row.features as usize;
+    let q_max = row.q_max as i32;
+    let part_of = |value: i32, part: u32| {
+        value.signum() * (value.abs() - part as i32 * q_max).clamp(0, q_max)
+    };
+    let row_words = pack::i8_row_words(row.map.len());
+    let mut all = Vec::new();
+    for (t, words) in words.chunks_exact(row_words).enumerate() {
+        let mut flat = vec![0; 4 * row_words];
+        pack::unpack_i8(words, &mut flat);
+        let mut values: Vec<i32> = flat[..features].iter().map(|&q| q.into()).collect();
+        let extras = (features..).zip(&row.map[features..]);
+        let extras = extras.map(|(at, entry)| (at, (entry & 0x00ff_ffff) as usize, entry >> 24));
+        let mut last = (usize::MAX, 0);
+        for (at, source, part) in extras.clone() {
+            // A repeat, and padding, which has no channel, count once and not at all.
+            if part > 0 && part < 255 && last != (source, part) {
+                values[source] += i32::from(flat[at]);
+            }
+            last = (source, part);
+        }
+        let bulk = (0..features).map(|source| (source, source, 0));
+        let wrong = bulk
+            .chain(extras)
+            .find(|&(at, source, part)| i32::from(flat[at]) != part_of(values[source], part));
+        if let Some((at, source, part)) = wrong {
+            return Err(format!(
+                "row {t}, flat channel {at}: {} is not part {part} of channel {source}, {}",
+                flat[at], values[source]
+            ));
+        }
+        if let Some(at) = (row.map.len()..flat.len()).find(|&at| flat[at] != 0) {
+            return Err(format!("row {t}: {} in the padding at {at}", flat[at]));
+        }
+        all.extend(values);
+    }
+    Ok(all)
+}
+
+fn flat_within_step(found: &[u32], expected: &[u32], row: &FlatRow) -> Result<(), String> {
+    let (found, expected) = (flat_values(found, row)?, flat_values(expected, row)?);
+    let far = |&i: &usize| (found[i] - expected[i]).abs() > 1;
+    match (0..expected.len()).find(far) {
+        None => Ok(()),
+        Some(i) => Err(format!(
+            "{} of {} values more than a step off; first at {i}: found {}, expected {}",
+            (0..expected.len()).filter(far).count(),
+            expected.len(),
+            found[i],
+            expected[i]
+        )),
     }
 }
 

@@ -75,7 +75,7 @@ pub async fn check(device: &mut Executor, case: &Case) -> Result<(), String> {
     let expected = run(&mut Executor::twin(), case).await?;
     let found = run(device, case).await?;
     for (i, (binding, check)) in case.outputs.iter().enumerate() {
-        compare(&found[i], &expected[i], *check)
+        compare(&found[i], &expected[i], check)
             .map_err(|message| format!("binding {binding}: {message}"))?;
     }
     Ok(())

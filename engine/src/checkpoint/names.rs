@@ -174,6 +174,15 @@ impl ModelConfig {
         }
     }
 
+    /// The keys and the values of a stored prefix in layer `layer`: [tokens, kv_heads * head_dim], keys as they lie in the cache.
+    pub fn kv_prefix_tensors(&self, layer: u32) -> [String; 2] {
+        let layers = match &self.architecture {
+            Architecture::Llama(_) => "model.layers",
+            Architecture::Opt(_) => "model.decoder.layers",
+        };
+        ["k_prefix", "v_prefix"].map(|name| format!("{layers}.{layer}.self_attn.{name}"))
+    }
+
     /// The matrices that stay float in a quantized model, without `.weight`, [rows, columns]: few weights, of which each
     /// output has its own.
     pub fn float_matrices(&self) -> Vec<(&'static str, [u32; 2])> {

@@ -32,8 +32,10 @@
 //!   - `weight_scale`: `"channel"`, one scale for each output channel, or `"tensor"`, one in all.
 //!   - `group_size`: 32, 64 or 128 input features that share a multiplier, or 0 for none. Only with `weight_bits` 4.
 //!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time, or `"static"`, stored with a flatten map.
-//! - `kv_prefix`: null, or `{"tokens": N, "file": "NAME"}`, keys and values of N tokens that stand before every sequence.
-//!   Room for it only: this version has no reader.
+//! - `kv_prefix`: null or absent, or `{"tokens": [ids]}`, 1 to 64 ids. A sequence that begins with these tokens has the stored keys
+//!   and values for them, and not computed ones; other sequences do not. Large activations live in the first token (`<s>`), so its
+//!   keys and values from the float model, never quantized, spare the layers most of them, as PrefixQuant
+//!   ([arXiv 2410.05265](https://arxiv.org/abs/2410.05265)) and IntactKV ([arXiv 2403.01241](https://arxiv.org/abs/2403.01241)) do.
 //!
 //! The embedding, and the head where it is not tied, are always INT8 with a scale per row.
 //!
@@ -54,6 +56,7 @@
 //! | `model.embed_tokens.qweight`, `lm_head.qweight` | U32 `[vocab, round_up(hidden, 32) / 4]` | always; untied |
 //! | `model.embed_tokens.scales`, `lm_head.scales` | F32 `[vocab]` | the same |
 //! | norm weights and biases, under their float names | F32 | always |
+//! | `model.layers.I.self_attn.k_prefix`, `….v_prefix` | F32 `[N, kv_heads * head_dim]` | `kv_prefix` has N tokens |
 //!
 //! OPT's names begin with `model.decoder.` where Llama's begin with `model.`. Its `model.decoder.embed_positions.weight`
 //! `[positions + 2, hidden]`, and where the embedding's width is not the decoder's `model.decoder.project_in.weight` and
@@ -65,20 +68,23 @@
 //! feature f+4+b in the high one; the padding is `0x88888888`. In `multipliers` nibble g % 8 (from the lowest) of word g / 8 of
 //! a row holds m - 1 of group g, m from 1 to 16; the padding is 0.
 //!
-//! A weight's value is `w * scale`, with groups `w * m * scale`. A scale may be 0 (a row of zeros). With dynamic activations
-//! `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
+//! A weight's value is `w * scale`, with groups `w * m * scale`. A weight's scale may be 0 (a row of zeros), `input_scale` not.
+//! With dynamic activations `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
 //!
 //! ## Static activations and the flatten map
 //!
 //! A channel j of the input with large values is split into n_j parts (1 to 255), as FlattenQuant does
 //! ([arXiv 2402.17985](https://arxiv.org/abs/2402.17985), section 3.2). Flat channels 0 to in-1 are part 0 of each channel in
-//! order; flat channel in + e is what word e of `flatten_map` says: `source | part << 24`, part from 1 to n_source - 1. The parts
-//! of a channel are consecutive and ascending. The word `0xff000000` (channel 0, part 255) stands for a channel that is always
-//! zero: room that a producer may leave between the extra channels. The weight's columns follow the flat channels (a split
-//! channel's column repeated).
+//! order; flat channel in + e is what word e of `flatten_map` says: `source | part << 24`. The weight's columns follow the flat
+//! channels. Where activations are flattened, a split channel's column is repeated; where weights are, a column is split and the
+//! channel of the input is repeated: so a part may stand in the map more often than once, and part 0 may stand there too.
 //!
-//! `flatten_index` is the inverse: row j holds the first extra channel of j, e as above (0 when there is none), and n_j. Readers
-//! check that the two agree.
+//! The extra channels of a source are consecutive, their parts do not descend, and each part from 1 to n_j - 1 is among them.
+//! n_j is 1 and the highest part among them; 1 where there are none. The word `0xff000000` (channel 0, part 255) stands for a
+//! channel that is always zero: room that a producer may leave between the extra channels.
+//!
+//! `flatten_index` is the inverse: row j holds the first extra channel of j, e as above, and how many there are; 0, 0 for none.
+//! Readers check that the two agree.
 //!
 //! With `inv_scale = 1 / input_scale` in f32 and q_max 7 or 127, `q = round_ties_even(clamp(x * inv_scale, ±n_j * q_max))`, and the
 //! integer of part p is `sign(q) * clamp(|q| - p * q_max, 0, q_max)`.
@@ -91,6 +97,7 @@ use crate::tensor::{Bits, Granularity};
 use plateau_shaders::padded;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// `quant_method` of this format.
 pub const QUANT_METHOD: &str = "flattenquant";
@@ -107,7 +114,7 @@ const WORD_NIBBLES: u32 = 8;
 /// Bytes in a word.
 const WORD_BYTES: u32 = 4;
 /// Most tokens of a stored KV prefix.
-const MAX_PREFIX_TOKENS: u64 = 1 << 16;
+pub const MAX_PREFIX_TOKENS: usize = 64;
 
 /// Where the scale of a linear's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,11 +236,30 @@ impl LinearFormat {
     }
 }
 
-/// Keys and values that stand before every sequence.
+/// Tokens whose keys and values are stored, for sequences that begin with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvPrefix {
-    pub tokens: u32,
-    pub file: String,
+    /// 1 to [`MAX_PREFIX_TOKENS`] ids.
+    pub tokens: Vec<u32>,
+}
+
+impl KvPrefix {
+    fn parse(fields: &Fields) -> Result<Self, LoadError> {
+        refuse_other_keys(fields, &["tokens"])?;
+        let expected = format!("1 to {MAX_PREFIX_TOKENS} token ids");
+        let Some(ids) = fields.list("tokens")? else {
+            return Err(fields.invalid("tokens", "nothing", expected));
+        };
+        if !(1..=MAX_PREFIX_TOKENS).contains(&ids.len()) {
+            return Err(fields.invalid("tokens", format!("{} of them", ids.len()), expected));
+        }
+        let id = |id: &Value| {
+            let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            found.ok_or_else(|| fields.invalid("tokens", shortened(id), "a token id"))
+        };
+        let tokens = ids.iter().map(id).collect::<Result<_, _>>()?;
+        Ok(Self { tokens })
+    }
 }
 
 /// `quantization_config`.
@@ -248,7 +274,6 @@ pub struct QuantizationConfig {
     pub default: LinearFormat,
     /// Linears that differ, by name: `model.layers.3.mlp.down_proj`.
     pub overrides: BTreeMap<String, LinearFormat>,
-    /// Parsed, and refused when a checkpoint that has one is opened: nothing reads it yet.
     pub kv_prefix: Option<KvPrefix>,
 }
 
@@ -329,10 +354,7 @@ impl QuantizationConfig {
         }
         let kv_prefix = match fields.object("kv_prefix")? {
             None => None,
-            Some(prefix) => Some(KvPrefix {
-                tokens: prefix.required_size("tokens", MAX_PREFIX_TOKENS)?,
-                file: prefix.required_text("file")?.to_owned(),
-            }),
+            Some(prefix) => Some(KvPrefix::parse(&prefix)?),
         };
         Ok(Some(Self {
             version,
@@ -357,7 +379,7 @@ impl QuantizationConfig {
             "recipe": self.recipe,
             "default": self.default.to_json(),
             "overrides": Value::Object(overrides.collect()),
-            "kv_prefix": self.kv_prefix.as_ref().map(|prefix| json!({ "tokens": prefix.tokens, "file": prefix.file })),
+            "kv_prefix": self.kv_prefix.as_ref().map(|prefix| json!({ "tokens": prefix.tokens })),
         })
     }
 }
@@ -381,14 +403,7 @@ pub(super) fn check_tensors(
 ) -> Result<(), LoadError> {
     let config = &checkpoint.config;
     if let Some(prefix) = &quantization.kv_prefix {
-        let found = format!("a prefix of {} tokens in '{}'", prefix.tokens, prefix.file);
-        let expected = "null: this version of Plateau does not read stored prefixes";
-        return Err(LoadError::invalid(
-            config_file,
-            "quantization_config.kv_prefix",
-            found,
-            expected,
-        ));
+        check_prefix(checkpoint, prefix, config_file)?;
     }
     let linears = config.linears();
     let names: BTreeSet<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
@@ -418,6 +433,30 @@ pub(super) fn check_tensors(
     linears
         .iter()
         .try_for_each(|linear| check_linear(checkpoint, linear, quantization.format(&linear.name)))
+}
+
+fn check_prefix(
+    checkpoint: &Checkpoint,
+    prefix: &KvPrefix,
+    config_file: &str,
+) -> Result<(), LoadError> {
+    let config = &checkpoint.config;
+    if let Some(id) = prefix.tokens.iter().find(|&&id| id >= config.vocab_size) {
+        return Err(LoadError::invalid(
+            config_file,
+            "quantization_config.kv_prefix.tokens",
+            format!("token id {id}"),
+            format!("ids of the vocabulary of {}", config.vocab_size),
+        ));
+    }
+    let features = config.num_key_value_heads * config.head_dim;
+    let shape = [prefix.tokens.len() as u64, features.into()];
+    for layer in 0..config.num_hidden_layers {
+        for name in config.kv_prefix_tensors(layer) {
+            checkpoint.expect_dtype(&name, &shape, Dtype::F32)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_linear(
@@ -517,11 +556,17 @@ impl Checkpoint {
         })
     }
 
-    /// The scale of a linear's static activations.
+    /// The scale of a linear's static activations: above 0, and its inverse is finite too.
     pub async fn read_input_scale(&self, name: &str) -> Result<f32, LoadError> {
-        self.read_scales(&format!("{name}.input_scale"), 1)
-            .await
-            .map(|scales| scales[0])
+        let name = format!("{name}.input_scale");
+        let scale = self.read_scales(&name, 1).await?[0];
+        match self.tensors.get(&name) {
+            Some(info) if !(1.0 / scale).is_finite() => {
+                let expected = "a scale above 0 with a finite inverse";
+                Err(self.bad_tensor(&name, info, "element 0 of", scale, expected))
+            }
+            _ => Ok(scale),
+        }
     }
 
     /// `len` scales: finite and not negative.
@@ -554,55 +599,69 @@ pub struct BadFlattenMap {
 /// Whether a flatten map `[extra]` and its inverse `[in, 2]` agree. Returns the number of parts of each channel and then the map:
 /// what the kernel `flatten_quantize` binds.
 pub fn check_flatten_map(map: &[u32], index: &[u32]) -> Result<Vec<u32>, BadFlattenMap> {
-    let wrong = |what: String, found: String, expected: String| BadFlattenMap {
-        what,
-        found,
-        expected,
-    };
-    let mut parts = Vec::with_capacity(index.len() / 2 + map.len());
+    let mut kernel = Vec::with_capacity(index.len() / 2 + map.len());
     let mut named = vec![false; map.len()];
     for (channel, row) in index.chunks_exact(2).enumerate() {
-        let (first, count) = (row[0], row[1]);
-        if !(1..=MAX_PARTS).contains(&count) {
-            return Err(wrong(
-                format!("parts of channel {channel}"),
-                count.to_string(),
-                format!("1 to {MAX_PARTS}"),
-            ));
-        }
-        if count == 1 && first != 0 {
-            let what = format!("first extra channel of channel {channel}, which has none");
-            return Err(wrong(what, first.to_string(), "0".to_owned()));
-        }
-        for part in 1..count {
-            let extra = u64::from(first) + u64::from(part) - 1;
-            let expected = channel as u64 | u64::from(part) << SOURCE_BITS;
-            // Beyond the map there is nothing.
-            let found = usize::try_from(extra)
-                .ok()
-                .and_then(|extra| map.get(extra))
-                .copied();
-            if found.map(u64::from) != Some(expected) {
-                let found =
-                    found.map_or("the map's end".to_owned(), |word| format!("0x{word:08x}"));
-                let what = format!(
-                    "extra channel {extra}, which is part {part} of channel {channel} by flatten_index"
-                );
-                return Err(wrong(what, found, format!("0x{expected:08x}")));
-            }
-            named[extra as usize] = true;
-        }
-        parts.push(count);
+        let extras = extras_of(map, channel, row[0], row[1])?;
+        kernel.push(num_parts(map, channel, extras.clone())?);
+        named[extras].fill(true);
     }
     let stray = (0..map.len()).find(|&extra| !named[extra] && map[extra] != FLATTEN_PADDING);
     if let Some(extra) = stray {
-        let what = format!("extra channel {extra}, which flatten_index does not name");
-        return Err(wrong(
-            what,
-            format!("0x{:08x}", map[extra]),
-            format!("0x{FLATTEN_PADDING:08x}"),
-        ));
+        return Err(BadFlattenMap {
+            what: format!("extra channel {extra}, which flatten_index does not name"),
+            found: format!("0x{:08x}", map[extra]),
+            expected: format!("0x{FLATTEN_PADDING:08x}"),
+        });
     }
-    parts.extend_from_slice(map);
-    Ok(parts)
+    kernel.extend_from_slice(map);
+    Ok(kernel)
+}
+
+/// The range of the map that a row of the inverse names.
+fn extras_of(
+    map: &[u32],
+    channel: usize,
+    first: u32,
+    count: u32,
+) -> Result<Range<usize>, BadFlattenMap> {
+    if count == 0 && first != 0 {
+        return Err(BadFlattenMap {
+            what: format!("first extra channel of channel {channel}, which has none"),
+            found: first.to_string(),
+            expected: "0".to_owned(),
+        });
+    }
+    let end = u64::from(first) + u64::from(count);
+    if end > map.len() as u64 {
+        return Err(BadFlattenMap {
+            what: format!("end of the extra channels of channel {channel}"),
+            found: end.to_string(),
+            expected: format!("at most {}, the map's length", map.len()),
+        });
+    }
+    Ok(first as usize..end as usize)
+}
+
+/// The number of parts of a channel whose extra channels are `extras` of the map.
+fn num_parts(map: &[u32], channel: usize, extras: Range<usize>) -> Result<u32, BadFlattenMap> {
+    let mut last = 0;
+    for extra in extras {
+        let word = map[extra];
+        let (source, part) = (word & ((1 << SOURCE_BITS) - 1), word >> SOURCE_BITS);
+        // No part is left out: the next one is a repeat or one more.
+        if source as usize != channel || !(last..=last + 1).contains(&part) || part >= MAX_PARTS {
+            let expected = match last + 1 {
+                MAX_PARTS => format!("part {last} of channel {channel}"),
+                next => format!("part {last} or {next} of channel {channel}"),
+            };
+            return Err(BadFlattenMap {
+                what: format!("extra channel {extra}, one of channel {channel}'s by flatten_index"),
+                found: format!("0x{word:08x} (part {part} of channel {source})"),
+                expected,
+            });
+        }
+        last = part;
+    }
+    Ok(last + 1)
 }

@@ -3,7 +3,9 @@
 use super::Model;
 use super::weights::{Part, WeightBuffers};
 use crate::checkpoint::{LlamaConfig, ModelConfig};
-use crate::ops::{self, Activations, AttentionInput, AttentionShape, KvPools, Projection};
+use crate::ops::{
+    self, Activations, AttentionInput, AttentionShape, KvPools, Producer, Projection,
+};
 use crate::plan::{BufferId, Plan};
 use plateau_shaders::norm::head_norm;
 
@@ -132,23 +134,19 @@ fn block(
     x: BufferId,
     rows: u32,
 ) {
-    let config = &model.config;
-    let (hidden, eps) = (config.hidden_size, llama.rms_norm_eps);
+    let eps = llama.rms_norm_eps;
     let label = |name: &str| format!("layers.{index}.{name}");
 
-    ops::rms_norm(
-        plan,
-        label("input_layernorm"),
-        x,
-        layer.input_layernorm,
-        s.normed,
-        rows,
-        hidden,
+    let normed = Producer::RmsNorm {
+        label: label("input_layernorm"),
+        from: x,
+        weight: layer.input_layernorm,
         eps,
-    );
+    };
     ops::projection(
         plan,
         &layer.qkv_proj,
+        &normed,
         s.normed,
         s.qkv,
         rows,
@@ -197,6 +195,7 @@ fn block(
     ops::projection(
         plan,
         &layer.o_proj,
+        &Producer::Floats,
         s.attended,
         x,
         rows,
@@ -204,37 +203,30 @@ fn block(
         s.activations,
     ); // [rows, hidden]
 
-    let norm = layer.post_attention_layernorm;
-    ops::rms_norm(
-        plan,
-        label("post_attention_layernorm"),
-        x,
-        norm,
-        s.normed,
-        rows,
-        hidden,
+    let normed = Producer::RmsNorm {
+        label: label("post_attention_layernorm"),
+        from: x,
+        weight: layer.post_attention_layernorm,
         eps,
-    );
+    };
     ops::projection(
         plan,
         &layer.gate_up_proj,
+        &normed,
         s.normed,
         s.gate_up,
         rows,
         false,
         s.activations,
     ); // [rows, 2 * intermediate]
-    ops::silu_mul(
-        plan,
-        label("mlp.act"),
-        s.gate_up,
-        s.activated,
-        rows,
-        config.intermediate_size,
-    ); // [rows, intermediate]
+    let activated = Producer::SiluMul {
+        label: label("mlp.act"),
+        gate_up: s.gate_up,
+    };
     ops::projection(
         plan,
         &layer.down_proj,
+        &activated,
         s.activated,
         x,
         rows,
@@ -266,21 +258,18 @@ pub(super) fn head(
         }
     };
     let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
-    ops::rms_norm(
-        plan,
-        "norm".to_owned(),
-        x,
-        norm,
-        normed,
-        rows,
-        hidden,
-        weights.config.rms_norm_eps,
-    );
+    let head_norm = Producer::RmsNorm {
+        label: "norm".to_owned(),
+        from: x,
+        weight: norm,
+        eps: weights.config.rms_norm_eps,
+    };
     let logits = plan.scratch("logits", u64::from(rows) * u64::from(config.vocab_size));
     let quantized = model.activations(plan, rows);
     ops::projection(
         plan,
         model.lm_head(),
+        &head_norm,
         normed,
         logits,
         rows,

@@ -7,14 +7,14 @@ mod weights;
 
 pub use kv_cache::{Pages, PagesExhausted};
 pub use weights::{
-    Decoder, LinearSpec, LinearWeights, MAX_INT_FEATURES, NormPart, NormWeights, Part, Source,
-    TableWeights, Weights, WeightsConfig,
+    Decoder, LinearSpec, LinearWeights, NormPart, NormWeights, Part, Source, TableWeights, Weights,
+    WeightsConfig,
 };
 
 use crate::checkpoint::{Architecture, ModelConfig};
 use crate::ops::{
-    Activations, AttentionInput, KvPools, Projection, Sampling, SamplingBuffers, kv_block_words,
-    sample_and_advance,
+    Activations, AttentionInput, AttentionShape, KvPools, Projection, Sampling, SamplingBuffers,
+    kv_append, kv_block_words, sample_and_advance,
 };
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
@@ -62,6 +62,16 @@ pub struct StepBuffers {
     pub hidden: Option<BufferId>,
 }
 
+/// Keys and values from the checkpoint, for sequences that begin with certain tokens.
+#[derive(Clone, Debug)]
+pub struct StoredPrefix {
+    pub tokens: Vec<u32>,
+    /// `[tokens]` (sequence, position) of the sequence that gets them
+    pub row_info: BufferId,
+    /// [tokens, 2, kv_heads * head_dim] f32 of each layer: keys after rope, then values
+    pub layers: Vec<BufferId>,
+}
+
 /// A model's weights, caches and step buffers, as names and sizes.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -75,6 +85,7 @@ pub struct Model {
     pub decode: SamplingBuffers,
     /// One pair for each layer.
     pub kv_pools: Vec<KvPools>,
+    pub prefix: Option<StoredPrefix>,
     pub shared: SharedBuffers,
     /// Bytes of `shared` that are weights, and that are KV cache.
     pub weight_bytes: u64,
@@ -88,6 +99,8 @@ pub enum StepShape {
     Rows { rows: u32, tiles: u32, logits: u32 },
     /// One token of each of `rows` sequences, fed by the device itself, and the choice of the next.
     Decode { rows: u32, sampling: Sampling },
+    /// The stored prefix to the pages of one sequence.
+    Prefix,
 }
 
 /// A step's plan, and where its results are.
@@ -124,6 +137,8 @@ impl Model {
             })
             .collect();
         let kv_bytes = shared.bytes() - weight_bytes;
+        let prefix = (!weights_config.prefix_tokens.is_empty())
+            .then(|| stored_prefix(&config, &part, weights_config.prefix_tokens, &mut shared));
         let rows = u64::from(capacity.max_rows);
         let sequences = u64::from(capacity.max_sequences);
         let step = StepBuffers {
@@ -163,6 +178,7 @@ impl Model {
             step,
             decode,
             kv_pools,
+            prefix,
             shared,
             weight_bytes,
             kv_bytes,
@@ -211,6 +227,34 @@ impl Model {
                     logits: Some(logits),
                 }
             }
+            StepShape::Prefix => {
+                if let Some(prefix) = &self.prefix {
+                    self.append_prefix(&mut plan, prefix);
+                }
+                Step { plan, logits: None }
+            }
+        }
+    }
+
+    /// Writes the stored keys and values as a step writes those that it computes.
+    fn append_prefix(&self, plan: &mut Plan, prefix: &StoredPrefix) {
+        let shape = AttentionShape {
+            heads: 0,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            window: 0,
+        };
+        let input = AttentionInput {
+            row_info: prefix.row_info,
+            block_table: self.step.block_table,
+            tiles: self.step.tiles,
+            num_tiles: 0,
+        };
+        let rows = prefix.tokens.len() as u32;
+        let layers = self.part.layers.clone().zip(&prefix.layers);
+        for ((layer, kv), pools) in layers.zip(&self.kv_pools) {
+            let label = format!("layers.{layer}.self_attn.kv_prefix");
+            kv_append(plan, label, shape, input, *kv, *pools, rows);
         }
     }
 
@@ -288,5 +332,23 @@ impl Model {
     /// Number of weights, embedding and head included (tied: once).
     pub fn parameters(&self) -> u64 {
         self.weights.parameters()
+    }
+}
+
+fn stored_prefix(
+    config: &ModelConfig,
+    part: &Part,
+    tokens: &[u32],
+    shared: &mut SharedBuffers,
+) -> StoredPrefix {
+    let rows = tokens.len() as u64;
+    let words = rows * u64::from(2 * config.num_key_value_heads * config.head_dim);
+    let layers = part.layers.clone();
+    StoredPrefix {
+        tokens: tokens.to_vec(),
+        row_info: shared.add("kv_prefix.row_info", 2 * rows),
+        layers: layers
+            .map(|layer| shared.add(format!("layers.{layer}.kv_prefix"), words))
+            .collect(),
     }
 }

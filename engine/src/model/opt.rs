@@ -156,7 +156,16 @@ fn embed(
             let width = u64::from(table.hidden);
             let embedded = plan.scratch("embedded", u64::from(rows) * width);
             ops::embedding(plan, table, tokens, embedded, rows); // [rows, word_embed_proj_dim]
-            ops::projection(plan, project_in, embedded, x, rows, false, activations);
+            ops::projection(
+                plan,
+                project_in,
+                &ops::Producer::Floats,
+                embedded,
+                x,
+                rows,
+                false,
+                activations,
+            );
         }
     } // [rows, hidden]
     if let Some(positions) = &weights.embed_positions {
@@ -254,7 +263,16 @@ fn attention(
 ) {
     let label = |name: &str| format!("layers.{index}.self_attn{name}");
     let (rows, input, shape) = (s.rows, s.input, s.shape);
-    ops::projection(plan, &layer.qkv_proj, x, s.qkv, rows, false, s.activations); // [rows, 3 * hidden]
+    ops::projection(
+        plan,
+        &layer.qkv_proj,
+        &ops::Producer::Floats,
+        x,
+        s.qkv,
+        rows,
+        false,
+        s.activations,
+    ); // [rows, 3 * hidden]
     ops::kv_append(plan, label(".kv_append"), shape, input, s.qkv, pools, rows);
     ops::attention(
         plan,
@@ -269,6 +287,7 @@ fn attention(
     ops::projection(
         plan,
         &layer.out_proj,
+        &ops::Producer::Floats,
         s.attended,
         y,
         rows,
@@ -279,7 +298,16 @@ fn attention(
 
 /// `y += fc2(relu(fc1(x)))`, [rows, hidden].
 fn mlp(plan: &mut Plan, index: u32, layer: &Layer, s: &Rows, x: BufferId, y: BufferId) {
-    ops::projection(plan, &layer.fc1, x, s.fc1, s.rows, false, s.activations); // [rows, ffn_dim]
+    ops::projection(
+        plan,
+        &layer.fc1,
+        &ops::Producer::Floats,
+        x,
+        s.fc1,
+        s.rows,
+        false,
+        s.activations,
+    ); // [rows, ffn_dim]
     ops::relu(
         plan,
         format!("layers.{index}.act"),
@@ -287,7 +315,16 @@ fn mlp(plan: &mut Plan, index: u32, layer: &Layer, s: &Rows, x: BufferId, y: Buf
         s.rows,
         s.ffn_dim,
     );
-    ops::projection(plan, &layer.fc2, s.fc1, y, s.rows, true, s.activations); // [rows, hidden]
+    ops::projection(
+        plan,
+        &layer.fc2,
+        &ops::Producer::Floats,
+        s.fc1,
+        y,
+        s.rows,
+        true,
+        s.activations,
+    ); // [rows, hidden]
 }
 
 /// Final norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
@@ -319,10 +356,28 @@ pub(super) fn head(
     if let Some(project_out) = &weights.project_out {
         let width = u64::from(config.embedding_size());
         let projected = plan.scratch("head.projected", u64::from(rows) * width);
-        ops::projection(plan, project_out, x, projected, rows, false, quantized);
+        ops::projection(
+            plan,
+            project_out,
+            &ops::Producer::Floats,
+            x,
+            projected,
+            rows,
+            false,
+            quantized,
+        );
         x = projected; // [rows, word_embed_proj_dim]
     }
     let logits = plan.scratch("logits", u64::from(rows) * u64::from(config.vocab_size));
-    ops::projection(plan, model.lm_head(), x, logits, rows, false, quantized); // [rows, vocab]
+    ops::projection(
+        plan,
+        model.lm_head(),
+        &ops::Producer::Floats,
+        x,
+        logits,
+        rows,
+        false,
+        quantized,
+    ); // [rows, vocab]
     logits
 }

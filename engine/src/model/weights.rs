@@ -23,6 +23,8 @@ pub struct WeightsConfig<'a> {
     pub table: WeightFormat,
     /// The largest buffer that can be bound, in bytes; larger weights are split by rows.
     pub max_buffer_bytes: u64,
+    /// The tokens whose keys and values the checkpoint has; none, mostly.
+    pub prefix_tokens: &'a [u32],
 }
 
 impl WeightsConfig<'_> {
@@ -55,10 +57,6 @@ impl Part {
         }
     }
 }
-
-/// Inner dimension of an integer linear at most, so that no accumulator leaves i32: 16 * 8 * 127 * 131072 < 2^31 holds for
-/// the largest products of an INT4 weight (16 times the value, or its group multiplier) and an INT8 activation.
-pub const MAX_INT_FEATURES: u32 = 131_072;
 
 /// Rows of a linear that come from one linear of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

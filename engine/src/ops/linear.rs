@@ -1,6 +1,7 @@
 //! Linear layers: quantize the input where the format asks for it, then a GEMM or a GEMV for each range of rows.
 
-use super::GEMV_ROWS;
+use super::producer::flatten_quantize;
+use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
 use plateau_shaders::{linear as kernels, padded, quantize};
@@ -107,56 +108,87 @@ pub struct Activations {
     pub x_scale: BufferId,
 }
 
-/// `y = x Wᵀ + b`, or `y += …` where `accumulate` (the residual add). x is [rows, in_features], y [rows, out_features].
+/// `y = x Wᵀ + b`, or `y += …` where `accumulate` (the residual add), y is [rows, out_features]. `producer` makes x
+/// [rows, in_features]: in the buffer `x` for linears that read floats or scales of each token, as integers alone for static ones.
 pub fn projection(
     plan: &mut Plan,
     projection: &Projection,
+    producer: &Producer,
     x: BufferId,
     y: BufferId,
     rows: u32,
     accumulate: bool,
     activations: Activations,
 ) {
-    let mut quantized: Option<&Input> = None;
-    for linear in &projection.linears {
-        if linear.input != Input::Float && quantized != Some(&linear.input) {
-            quantize_input(plan, projection, linear, x, rows, activations);
-            quantized = Some(&linear.input);
+    let mut x = Floats {
+        producer,
+        buffer: x,
+        are_made: false,
+    };
+    // There is one x_q: the linears that read one input come together.
+    for (first, linear) in projection.linears.iter().enumerate() {
+        let (before, rest) = projection.linears.split_at(first);
+        if before.iter().any(|other| other.input == linear.input) {
+            continue;
         }
-        for range in &linear.ranges {
-            dispatch(
-                plan,
-                projection,
-                linear,
-                range,
-                x,
-                y,
-                rows,
-                accumulate,
-                activations,
-            );
+        make_input(plan, projection, linear, &mut x, rows, activations);
+        for linear in rest.iter().filter(|other| other.input == linear.input) {
+            for range in &linear.ranges {
+                dispatch(
+                    plan,
+                    projection,
+                    linear,
+                    range,
+                    x.buffer,
+                    y,
+                    rows,
+                    accumulate,
+                    activations,
+                );
+            }
         }
     }
 }
 
-fn quantize_input(
+/// x as floats, made when a linear first asks for them.
+struct Floats<'a> {
+    producer: &'a Producer,
+    buffer: BufferId,
+    are_made: bool,
+}
+
+impl Floats<'_> {
+    fn make(&mut self, plan: &mut Plan, rows: u32, features: u32) -> BufferId {
+        if !self.are_made {
+            self.producer.floats(plan, self.buffer, rows, features);
+            self.are_made = true;
+        }
+        self.buffer
+    }
+}
+
+/// Makes what `linear` reads.
+fn make_input(
     plan: &mut Plan,
     projection: &Projection,
     linear: &Linear,
-    x: BufferId,
+    x: &mut Floats<'_>,
     rows: u32,
     activations: Activations,
 ) {
-    let label = format!("{}.x_q", linear.label);
+    let label = || format!("{}.x_q", linear.label);
     let features = projection.in_features;
     match &linear.input {
-        Input::Float => {}
+        Input::Float => {
+            x.make(plan, rows, features);
+        }
         Input::Dynamic(bits) => {
+            let x = x.make(plan, rows, features);
             let params = quantize::quantize_dynamic::Params::new(rows, features, bits.q_max());
             let grid = Grid::Fixed(quantize::quantize_dynamic::grid(&params));
             let bindings = [x, activations.x_q, activations.x_scale];
             plan.dispatch(
-                label,
+                label(),
                 &quantize::quantize_dynamic::KERNEL,
                 params,
                 grid,
@@ -164,24 +196,14 @@ fn quantize_input(
             );
         }
         Input::Static(input) => {
-            let params = quantize::flatten_quantize::Params {
-                rows,
-                features,
-                flat_features: input.flat_features,
-                q_max: input.bits.q_max(),
-                inv_scale: 1.0 / input.scale,
-            };
-            let grid = Grid::Fixed(quantize::flatten_quantize::grid(&params));
             let (map, _) = linear
                 .static_buffers
                 .expect("weights.rs makes the buffers of a static input");
-            plan.dispatch(
-                label,
-                &quantize::flatten_quantize::KERNEL,
-                params,
-                grid,
-                &[x, map, activations.x_q],
-            );
+            let x_q = activations.x_q;
+            if !x.producer.flat(plan, input, map, x_q, rows, features) {
+                let x = x.make(plan, rows, features);
+                flatten_quantize(plan, label(), input, x, map, x_q, rows, features);
+            }
         }
     }
 }

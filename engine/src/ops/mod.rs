@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod linear;
 mod norm;
+mod producer;
 mod sampling;
 
 pub use attention::{
@@ -15,6 +16,7 @@ pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
 };
 pub use norm::{head_norm, layer_norm, rms_norm};
+pub use producer::Producer;
 pub use sampling::{Sampling, SamplingBuffers, sample_and_advance};
 
 use crate::plan::Features;

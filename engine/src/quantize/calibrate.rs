@@ -126,6 +126,7 @@ impl<'a> Stage<'a> {
             linear,
             table: WeightFormat::F32,
             max_buffer_bytes: executor.max_buffer_bytes(),
+            prefix_tokens: &[],
         };
         let model = Model::new(
             config.clone(),
@@ -177,7 +178,9 @@ impl<'a> Stage<'a> {
             for part in &norm.parts {
                 match part {
                     NormPart::Tensor(name) => values.extend(layer.tensor(name)),
-                    NormPart::Constant(value) => values.resize(values.len() + norm.len as usize, *value),
+                    NormPart::Constant(value) => {
+                        values.resize(values.len() + norm.len as usize, *value)
+                    }
                 }
             }
             self.executor

@@ -19,6 +19,7 @@ use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, Weight
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
 use super::sensitivity::Streams;
+use super::smooth::smoothing_scales;
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
     LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,

@@ -5,13 +5,14 @@ use crate::Error;
 use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
-    Capacity, LinearSpec, LinearWeights, MAX_INT_FEATURES, Model, NormPart, Part, Source,
-    StepShape, TableWeights, WeightsConfig,
+    Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
+    TableWeights, WeightsConfig,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::plan::Features;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
+use plateau_shaders::linear::integer::MAX_IN_FEATURES;
 use plateau_shaders::pack;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -245,6 +246,9 @@ fn declare(
             linear: &linear,
             table,
             max_buffer_bytes,
+            prefix_tokens: quantization
+                .and_then(|quantization| quantization.kv_prefix.as_ref())
+                .map_or(&[], |prefix| &prefix.tokens),
         },
     );
     let integer = |l: &&LinearWeights| matches!(l.linear.format, WeightFormat::Int { .. });
@@ -254,11 +258,11 @@ fn declare(
         .filter(integer)
         .max_by_key(|l| l.linear.in_features);
     match widest {
-        Some(l) if l.linear.in_features > MAX_INT_FEATURES => Err(LoadError::Invalid {
+        Some(l) if l.linear.in_features > MAX_IN_FEATURES => Err(LoadError::Invalid {
             file: "config.json".to_owned(),
             what: format!("input features of {}", l.linear.label),
             found: l.linear.in_features.to_string(),
-            expected: format!("at most {MAX_INT_FEATURES}, so that integer sums stay in 32 bits"),
+            expected: format!("at most {MAX_IN_FEATURES}, so that integer sums stay in 32 bits"),
         }
         .into()),
         _ => Ok(model),
@@ -383,12 +387,38 @@ async fn fill(
             .write(norm.buffer, 0, bytemuck::cast_slice(&values))?;
     }
     let mut executor = loader.executor;
+    if let (Some(prefix), WeightSource::Checkpoint(checkpoint)) = (&model.prefix, source) {
+        write_prefix(&mut executor, checkpoint, &model, prefix).await?;
+    }
     let rope_table = model.rope_table();
     if !rope_table.is_empty() {
         executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&rope_table))?;
     }
     executor.finish().await?;
     Ok(Session::new(model, executor, memory))
+}
+
+/// The stored keys and values, as rows of both.
+async fn write_prefix(
+    executor: &mut Executor,
+    checkpoint: &Checkpoint,
+    model: &Model,
+    prefix: &StoredPrefix,
+) -> Result<(), Error> {
+    let config = &model.config;
+    let features = (config.num_key_value_heads * config.head_dim) as usize;
+    let len = prefix.tokens.len() * features;
+    for (layer, buffer) in model.part.layers.clone().zip(&prefix.layers) {
+        let [keys, values] = config.kv_prefix_tensors(layer);
+        let keys = checkpoint.read_f32(&keys, 0, len).await?;
+        let values = checkpoint.read_f32(&values, 0, len).await?;
+        let rows = keys
+            .chunks_exact(features)
+            .zip(values.chunks_exact(features));
+        let rows: Vec<f32> = rows.flat_map(|(k, v)| [k, v].concat()).collect();
+        executor.write(*buffer, 0, bytemuck::cast_slice(&rows))?;
+    }
+    Ok(())
 }
 
 /// Rows of one tensor.

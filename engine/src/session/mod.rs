@@ -1,6 +1,7 @@
 //! A loaded model with its KV cache: prompts in, logits or tokens out.
 
 mod load;
+mod prefix;
 
 pub use load::{LoadOptions, LoadProgress, MemoryNeeded, memory_needed};
 
@@ -12,6 +13,7 @@ use crate::ops::Sampling;
 use crate::plan::BufferId;
 use crate::sampler::{REPEAT_WINDOW, SamplerConfig};
 use plateau_shaders::attention::{max_tiles, tiles};
+use prefix::{Pass, Prefix};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -98,6 +100,7 @@ pub struct Session {
     model: Model,
     executor: Executor,
     pages: Pages,
+    prefix: Prefix,
     /// Most recently used last.
     plans: Vec<KeptPlan>,
     memory: MemoryNeeded,
@@ -140,7 +143,9 @@ impl Session {
 
     fn new(model: Model, executor: Executor, memory: MemoryNeeded) -> Self {
         let pages = Pages::new(model.capacity.pages());
+        let prefix = model.prefix.as_ref();
         Self {
+            prefix: Prefix::new(prefix.map_or(Vec::new(), |prefix| prefix.tokens.clone())),
             model,
             executor,
             pages,
@@ -177,14 +182,61 @@ impl Session {
     /// Forgets a sequence and frees its pages.
     pub fn reset(&mut self, sequence: u32) {
         self.pages.release(sequence);
+        self.prefix.reset(sequence);
     }
 
-    /// Runs rows of any sequences in one submission and gives the logits of the rows that `wanted` names,
-    /// [wanted, vocab] f32. A row's logits do not depend on the other rows of the step.
+    /// Runs rows of any sequences and gives the logits of the rows that `wanted` names, [wanted, vocab] f32. A row's logits do
+    /// not depend on the other rows of the step.
+    ///
+    /// One submission, but where a sequence comes to begin with the checkpoint's stored prefix. From then on its rows see the
+    /// stored keys and values; those of the prefix itself see computed ones, and run only where `wanted` asks for it.
     ///
     /// # Errors
     /// No rows or too many, and a token, position or sequence beyond the model's or the session's limits: nothing runs.
     pub async fn step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<Vec<f32>, Error> {
+        self.check(rows)?;
+        let Some(passes) = self.prefix.passes(rows, wanted) else {
+            return self.run_rows(rows, wanted).await;
+        };
+        let vocab = self.model.config.vocab_size as usize;
+        let mut logits = vec![0.0; wanted.len() * vocab];
+        self.run_pass(&passes.before, &mut logits).await?;
+        for sequence in passes.sequences {
+            self.append_prefix(sequence).await?;
+        }
+        self.run_pass(&passes.after, &mut logits).await?;
+        Ok(logits)
+    }
+
+    /// Some rows of a step whose logits are `logits`.
+    async fn run_pass(&mut self, pass: &Pass, logits: &mut [f32]) -> Result<(), Error> {
+        if pass.rows.is_empty() {
+            return Ok(());
+        }
+        let vocab = self.model.config.vocab_size as usize;
+        let found = self.run_rows(&pass.rows, &pass.wanted).await?;
+        for (row, &place) in found.chunks_exact(vocab).zip(&pass.places) {
+            logits[place * vocab..][..vocab].copy_from_slice(row);
+        }
+        Ok(())
+    }
+
+    /// Gives `sequence` the stored keys and values.
+    async fn append_prefix(&mut self, sequence: u32) -> Result<(), Error> {
+        let Some(prefix) = &self.model.prefix else {
+            return Ok(());
+        };
+        let (rows, row_info) = (prefix.tokens.len() as u32, prefix.row_info);
+        self.reserve(sequence, rows)?;
+        let rows: Vec<[u32; 2]> = (0..rows).map(|position| [sequence, position]).collect();
+        self.executor
+            .write(row_info, 0, bytemuck::cast_slice(&rows))?;
+        let (plan, _) = self.plan(StepShape::Prefix).await?;
+        Ok(self.executor.run(plan)?)
+    }
+
+    /// Runs checked rows in one submission.
+    async fn run_rows(&mut self, rows: &[Row], wanted: &[u32]) -> Result<Vec<f32>, Error> {
         let shape = self.write_step(rows, wanted)?;
         let (plan, logits) = self.plan(shape).await?;
         let Some(logits) = logits else {
@@ -196,8 +248,8 @@ impl Session {
         Ok(bytemuck::cast_vec(self.executor.wait(readback).await?))
     }
 
-    /// Writes the step buffers for `rows`.
-    fn write_step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<StepShape, Error> {
+    /// Whether `rows` can run, with room made for them.
+    fn check(&mut self, rows: &[Row]) -> Result<(), Error> {
         let capacity = self.model.capacity;
         if rows.is_empty() {
             return Err(SessionError::EmptyPrompt.into());
@@ -239,6 +291,11 @@ impl Session {
         for row in rows {
             self.reserve(row.sequence, row.position + 1)?;
         }
+        Ok(())
+    }
+
+    /// Writes the step buffers for `rows`.
+    fn write_step(&mut self, rows: &[Row], wanted: &[u32]) -> Result<StepShape, Error> {
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
         let row_info: Vec<[u32; 2]> = rows
             .iter()
@@ -460,7 +517,11 @@ impl Session {
             let before = &prompt[..prompt.len() - 1];
             // A prompt that does not fit is refused by `start`, and needs no plan.
             if before.len() < self.context_size() as usize {
-                for ids in before.chunks(chunk) {
+                let stored = self.prefix.stored_len(before);
+                if stored > 0 {
+                    self.plan(StepShape::Prefix).await?;
+                }
+                for ids in before[stored..].chunks(chunk) {
                     let rows = ids.len() as u32;
                     let tiles = max_tiles(rows, 1);
                     let logits = 0;
@@ -504,9 +565,13 @@ impl Session {
             .into());
         }
         let chunk = self.model.capacity.max_rows as usize;
-        for (i, ids) in before.chunks(chunk).enumerate() {
-            self.step(&prompt_rows(sequence, i * chunk, ids), &[])
-                .await?;
+        let stored = self.prefix.stored_len(before);
+        if stored > 0 {
+            self.append_prefix(sequence).await?;
+        }
+        for (i, ids) in before[stored..].chunks(chunk).enumerate() {
+            let first = stored + i * chunk;
+            self.step(&prompt_rows(sequence, first, ids), &[]).await?;
         }
         let mut history = [u32::MAX; REPEAT_WINDOW as usize];
         for (position, &token) in prompt.iter().enumerate() {
@@ -562,6 +627,14 @@ impl Session {
         let mut submitted = 0;
         loop {
             while finished.is_empty() && submitted < steps && pending.len() < in_flight {
+                let ahead = submitted as u32;
+                let is_open = |prefix: &Prefix, [sequence, position]: [u32; 2]| {
+                    prefix.is_open(sequence, position + ahead)
+                };
+                // Whether a sequence begins with the stored prefix is known when its tokens are.
+                if !pending.is_empty() && row_info.iter().any(|row| is_open(&self.prefix, *row)) {
+                    break;
+                }
                 for (sequence, position) in row_info
                     .iter()
                     .map(|[sequence, position]| (*sequence, *position))
@@ -574,6 +647,17 @@ impl Session {
                     chosen,
                     0..active.len() as u64,
                 )?);
+                for (a, row) in active.iter().zip(&row_info) {
+                    let row = Row {
+                        sequence: row[0],
+                        position: row[1] + ahead,
+                        token: a.token,
+                    };
+                    if self.prefix.is_open(row.sequence, row.position) && self.prefix.advance(&row)
+                    {
+                        self.append_prefix(row.sequence).await?;
+                    }
+                }
                 submitted += 1;
             }
             let Some(readback) = pending.pop_front() else {

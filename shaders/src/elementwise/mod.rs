@@ -8,3 +8,4 @@ pub mod embedding_i8;
 pub mod gather_rows;
 pub mod relu;
 pub mod silu_mul;
+pub mod silu_mul_flat;

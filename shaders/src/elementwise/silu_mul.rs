@@ -5,7 +5,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "silu_mul",
-    source: &[include_str!("silu_mul.wgsl")],
+    source: &[
+        include_str!("silu_mul.wgsl"),
+        include_str!("silu_mul_of.wgsl"),
+    ],
     bindings: &[Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     subgroups: false,

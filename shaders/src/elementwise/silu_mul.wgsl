@@ -22,5 +22,5 @@ fn silu_mul(@builtin(global_invocation_id) id: vec3<u32>) {
   let row = id.y * 2u * params.features;
   let gate = x[row + id.x];
   let up = x[row + params.features + id.x];
-  y[id.y * params.features + id.x] = gate / (1.0 + exp(-gate)) * up;
+  y[id.y * params.features + id.x] = silu_mul_of(gate, up);
 }

@@ -8,7 +8,7 @@
 //   y        [rows, out_stride]           f32
 //
 // in_words is a multiple of 8 (rows are padded to 32 features with zeros).
-// |acc| <= 4 * in_words * 127 * 127 < 2^31, so at most 133_144 features.
+// |acc| <= 4 * in_words * 127 * 128 < 2^31, so at most 132_096 features.
 //
 // grid: (ceil(out_features / 64), ceil(rows / 64), 1), one workgroup per tile of 64 by 64: gemm_int.wgsl.
 

@@ -14,8 +14,9 @@ pub const BINDINGS: &[Access] = &[
     Access::ReadWrite,
 ];
 
-/// The most features (padding included) whose INT8 products cannot leave an i32: 127 * 127 each.
-pub const MAX_IN_FEATURES: u32 = i32::MAX as u32 / (127 * 127) / K_STEP * K_STEP;
+/// The most features (padding included) whose products cannot leave an i32, whatever words a file holds: activations are ours,
+/// from -127 to 127, and a weight reaches -128, as INT8 or as an INT4 of -8 times a group's multiplier of 16.
+pub const MAX_IN_FEATURES: u32 = i32::MAX as u32 / (127 * 128) / K_STEP * K_STEP;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -280,6 +281,7 @@ mod tests {
     fn the_largest_sum_fits() {
         let features = MAX_IN_FEATURES;
         let x_q = vec![0x8181_8181; features as usize / 4];
+        let w = vec![0x8080_8080; features as usize / 4];
         let constants = Constants {
             group_size: 0,
             raw_accumulators: true,
@@ -291,10 +293,10 @@ mod tests {
             Weights::Int8,
             &x_q,
             &[1.0],
-            &x_q,
+            &w,
             &[0],
             &mut y,
         );
-        assert_eq!(i64::from(y[0] as i32), i64::from(features) * 127 * 127);
+        assert_eq!(i64::from(y[0] as i32), i64::from(features) * 127 * 128);
     }
 }

@@ -3,6 +3,7 @@
 pub mod head_norm;
 pub mod layer_norm;
 pub mod rms_norm;
+pub mod rms_norm_flat;
 
 /// `y = y / sqrt(mean(y^2) + eps) * weight`: what every norm here does to its slice.
 fn normalize(y: &mut [f32], weight: &[f32], eps: f32) {

@@ -7,6 +7,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "rms_norm",
     source: &[
         include_str!("rms_norm.wgsl"),
+        include_str!("inverse_rms.wgsl"),
         include_str!("workgroup_sum.wgsl"),
     ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],

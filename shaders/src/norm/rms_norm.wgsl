@@ -20,13 +20,7 @@ struct Params {
 @compute @workgroup_size(256)
 fn rms_norm(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let start = workgroup.x * params.hidden;
-  var sum = 0.0;
-  for (var i = lane; i < params.hidden; i += LANES) {
-    let value = x[start + i];
-    sum = fma(value, value, sum);
-  }
-  let mean = workgroup_sum(lane, sum) / f32(params.hidden);
-  let inv = inverseSqrt(mean + params.eps);
+  let inv = inverse_rms(lane, start, params.hidden);
   for (var i = lane; i < params.hidden; i += LANES) {
     y[start + i] = x[start + i] * inv * weight[i];
   }

@@ -6,7 +6,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "flatten_quantize",
-    source: &[include_str!("flatten_quantize.wgsl")],
+    source: &[
+        include_str!("flatten_quantize.wgsl"),
+        include_str!("flat_part.wgsl"),
+    ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     subgroups: false,
@@ -18,7 +21,7 @@ pub const KERNEL: Kernel = Kernel {
 pub struct Params {
     pub rows: u32,
     pub features: u32,
-    /// `features` and the extra parts.
+    /// `features` and the extra channels.
     pub flat_features: u32,
     /// 7 or 127.
     pub q_max: u32,
@@ -40,7 +43,7 @@ pub fn grid(params: &Params) -> [u32; 3] {
     ]
 }
 
-/// The entry of the map for an extra channel: part `part` (1, 2, …) of channel `source`.
+/// The entry of the map for an extra channel: part `part` of channel `source`.
 pub const fn extra(source: u32, part: u32) -> u32 {
     source | part << 24
 }

@@ -1,16 +1,28 @@
 //! Cases of the elementwise kernels.
 
+use super::quantize::flat_row;
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::{FLOAT_FEW_ULP, FLOAT_TRANSCENDENTAL};
 use half::f16;
 use plateau_shaders::elementwise::{
     add_positions, embedding_f16, embedding_f32, embedding_i8, gather_rows, relu, silu_mul,
+    silu_mul_flat,
 };
-use plateau_shaders::padded;
+use plateau_shaders::{pack, padded};
+use std::sync::Arc;
 
 pub fn cases() -> Vec<Case> {
-    [embedding(), positions(), gather(), silu(), positive_part()].concat()
+    [
+        embedding(),
+        positions(),
+        gather(),
+        silu(),
+        silu_flat(),
+        silu_flat_whole_steps(),
+        positive_part(),
+    ]
+    .concat()
 }
 
 /// What no kernel writes: an output that keeps it was left alone.
@@ -191,6 +203,97 @@ fn positive_part() -> Vec<Case> {
             )
             .output(&x, Check::Exact),
         );
+    }
+    cases
+}
+
+/// A case of `silu_mul_flat` over x [rows, 2 * features]. `exact` says whether the integers are compared for equality.
+fn silu_flat_case(
+    name: &str,
+    x: &[f32],
+    features: u32,
+    threshold: f32,
+    q_max: u32,
+    exact: bool,
+) -> Case {
+    let rows = x.len() as u32 / (2 * features);
+    let mut y = vec![0.0; x.len() / 2];
+    silu_mul::reference(&silu_mul::Params { rows, features }, x, &mut y);
+    let flat = flat_row(&y, features, threshold, q_max);
+    let flat_features = flat.map.len() as u32;
+    let params = silu_mul_flat::Params {
+        rows,
+        features,
+        flat_features,
+        q_max,
+        inv_scale: q_max as f32 / threshold,
+    };
+    let words = rows as usize * pack::i8_row_words(flat.map.len());
+    let case = Case::new(
+        &silu_mul_flat::KERNEL,
+        format!(
+            "rows={rows} features={features} flat_features={flat_features} q_max={q_max}{name}"
+        ),
+        params,
+        silu_mul_flat::grid(&params),
+    );
+    let case = case.input(x).input(&flat.map);
+    let check = match exact {
+        true => Check::Exact,
+        false => Check::FlatWithinStep(Arc::new(flat)),
+    };
+    case.output(&vec![u32::MAX; words], check)
+}
+
+fn silu_flat() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [
+        (1u32, 1u32),
+        (2, 31),
+        (1, 255),
+        (3, 256),
+        (2, 257),
+        (65, 64),
+    ] {
+        for q_max in [7, 127] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+            let x = rng.outliers(rows as usize, 2 * features as usize, 2.0);
+            // A product of two outliers has more than 255 parts of this size: it saturates.
+            cases.push(silu_flat_case("", &x, features, 4.0, q_max, false));
+        }
+    }
+    cases
+}
+
+/// silu(64) is 64 and silu(0) is 0, so each product is a whole number of steps, half a step from where rounding turns: no
+/// device may differ.
+fn silu_flat_whole_steps() -> Vec<Case> {
+    const GATE: f32 = 64.0;
+    /// Off by 1e-5 of itself, which `FLOAT_TRANSCENDENTAL` allows a product, such a value rounds to itself.
+    const MAX_STEPS: i32 = 1500;
+    let mut cases = Vec::new();
+    for (rows, features) in [(1u32, 1u32), (3, 31), (2, 256), (4, 513)] {
+        for q_max in [7, 127] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(q_max));
+            let step = 1.0 / 16.0;
+            let mut x = Vec::new();
+            for _ in 0..rows {
+                x.extend((0..features).map(|_| if rng.below(8) == 0 { 0.0 } else { GATE }));
+                let steps = rng.integers(features as usize, MAX_STEPS);
+                x.extend(steps.iter().enumerate().map(|(i, &steps)| {
+                    step / GATE * (if i % 4 == 0 { steps } else { steps % 10 }) as f32
+                }));
+            }
+            let threshold = q_max as f32 * step;
+            cases.push(silu_flat_case(
+                " whole steps",
+                &x,
+                features,
+                threshold,
+                q_max,
+                true,
+            ));
+        }
     }
     cases
 }

@@ -1,12 +1,15 @@
 //! Cases of the norm kernels.
 
+use super::quantize::flat_row;
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_TRANSCENDENTAL;
-use plateau_shaders::norm::{head_norm, layer_norm, rms_norm};
+use plateau_shaders::norm::{head_norm, layer_norm, rms_norm, rms_norm_flat};
+use plateau_shaders::pack;
+use std::sync::Arc;
 
 pub fn cases() -> Vec<Case> {
-    [rows(), layer_norms(), heads()].concat()
+    [rows(), flat(), flat_whole_steps(), layer_norms(), heads()].concat()
 }
 
 fn rows() -> Vec<Case> {
@@ -80,6 +83,111 @@ fn layer_norms() -> Vec<Case> {
                 Check::Close(FLOAT_TRANSCENDENTAL),
             ),
         );
+    }
+    cases
+}
+
+/// A case of `rms_norm_flat`. `exact` says whether the integers are compared for equality.
+fn flat_case(
+    name: String,
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    threshold: f32,
+    q_max: u32,
+    exact: bool,
+) -> Case {
+    let features = weight.len() as u32;
+    let rows = (x.len() / weight.len()) as u32;
+    let norm = rms_norm::Params {
+        rows,
+        hidden: features,
+        eps,
+    };
+    let mut y = vec![0.0; x.len()];
+    rms_norm::reference(&norm, x, weight, &mut y);
+    let flat = flat_row(&y, features, threshold, q_max);
+    let params = rms_norm_flat::Params {
+        rows,
+        features,
+        eps,
+        flat_features: flat.map.len() as u32,
+        q_max,
+        inv_scale: q_max as f32 / threshold,
+    };
+    let words = rows as usize * pack::i8_row_words(flat.map.len());
+    let flat_features = flat.map.len();
+    let case = Case::new(
+        &rms_norm_flat::KERNEL,
+        format!(
+            "rows={rows} features={features} flat_features={flat_features} q_max={q_max}{name}"
+        ),
+        params,
+        rms_norm_flat::grid(&params),
+    );
+    let case = case.input(x).input(weight).input(&flat.map);
+    let check = match exact {
+        true => Check::Exact,
+        false => Check::FlatWithinStep(Arc::new(flat)),
+    };
+    case.output(&vec![u32::MAX; words], check)
+}
+
+fn flat() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [
+        (1u32, 1u32),
+        (2, 36),
+        (1, 255),
+        (3, 256),
+        (65, 257),
+        (2, 4099),
+    ] {
+        // The smaller threshold gives outliers over a hundred parts.
+        for (q_max, threshold) in [(7, 0.05), (127, 0.5)] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+            let mut x = rng.outliers(rows as usize, features as usize, 2.0);
+            if rows > 1 {
+                x[..features as usize].fill(0.0);
+            }
+            let weight = rng.floats(features as usize, 1.5);
+            let name = String::new();
+            cases.push(flat_case(name, &x, &weight, 1e-5, threshold, q_max, false));
+        }
+    }
+    cases
+}
+
+/// Each normed value is a whole number of steps, half a step from where rounding turns: no device may differ.
+fn flat_whole_steps() -> Vec<Case> {
+    /// Off by 1e-5 of itself, which `FLOAT_TRANSCENDENTAL` allows a norm, such a value rounds to itself.
+    const MAX_STEPS: i32 = 1500;
+    let mut cases = Vec::new();
+    for (rows, features) in [(1u32, 1u32), (3, 31), (2, 256), (4, 1025)] {
+        for q_max in [7u32, 127] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(q_max));
+            // The root mean square of a row is the magnitude of its elements.
+            let x: Vec<f32> = (0..rows * features)
+                .map(|i| {
+                    let magnitude = (1u32 << (2 * (i / features))) as f32;
+                    if rng.below(2) == 0 {
+                        magnitude
+                    } else {
+                        -magnitude
+                    }
+                })
+                .collect();
+            let step = 1.0 / 16.0;
+            let weight: Vec<f32> = rng
+                .integers(features as usize, MAX_STEPS)
+                .iter()
+                .enumerate()
+                .map(|(i, &steps)| step * (if i % 4 == 0 { steps } else { steps % 10 }) as f32)
+                .collect();
+            let threshold = q_max as f32 * step;
+            let name = " whole steps".to_owned();
+            cases.push(flat_case(name, &x, &weight, 0.0, threshold, q_max, true));
+        }
     }
     cases
 }

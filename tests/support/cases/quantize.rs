@@ -1,6 +1,6 @@
 //! Cases of the quantize kernels.
 
-use crate::case::{Case, Check};
+use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_SUM;
 use plateau_shaders::pack;
@@ -104,6 +104,40 @@ fn dynamic() -> Vec<Case> {
     cases
 }
 
+/// A flatten map for `x` [rows, features]. The largest values of channels with many parts saturate; some channels are repeated,
+/// whole or by their parts; there are extra channels that are always zero.
+pub(super) fn flat_row(x: &[f32], features: u32, threshold: f32, q_max: u32) -> FlatRow {
+    const MAX_PARTS: u32 = 255;
+    const ZERO: u32 = 0xff00_0000;
+    let mut absmax = vec![0f32; features as usize];
+    for row in x.chunks_exact(features as usize) {
+        absmax
+            .iter_mut()
+            .zip(row)
+            .for_each(|(m, v)| *m = m.max(v.abs()));
+    }
+    let parts = |absmax: f32| ((0.9 * absmax / threshold).ceil() as u32).clamp(1, MAX_PARTS);
+    let mut map: Vec<u32> = absmax.into_iter().map(parts).collect();
+    for source in 0..features {
+        let num_parts = map[source as usize];
+        if source % 5 == 2 {
+            map.push(flatten_quantize::extra(source, 0));
+        }
+        for part in 1..num_parts {
+            let times = if source % 3 == 1 { 2 } else { 1 };
+            map.extend(vec![flatten_quantize::extra(source, part); times]);
+        }
+        if source % 16 == 15 {
+            map.push(ZERO);
+        }
+    }
+    FlatRow {
+        features,
+        q_max,
+        map,
+    }
+}
+
 fn flatten() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, features) in [(1, 1), (2, 31), (3, 32), (65, 63), (2, 257), (1, 1025)] {
@@ -117,18 +151,7 @@ fn flatten() -> Vec<Case> {
                     * (threshold / (2 * q_max) as f32);
             }
             x[0] = 1e9; // saturates
-            let absmax = |j: usize| {
-                (0..rows as usize)
-                    .map(|row| x[row * features as usize + j].abs())
-                    .fold(0.0, f32::max)
-            };
-            let parts: Vec<u32> = (0..features as usize)
-                .map(|j| ((0.9 * absmax(j) / threshold).ceil() as u32).clamp(1, 80))
-                .collect();
-            let extras = (0..features).flat_map(|j| {
-                (1..parts[j as usize]).map(move |part| flatten_quantize::extra(j, part))
-            });
-            let map: Vec<u32> = parts.iter().copied().chain(extras).collect();
+            let map = flat_row(&x, features, threshold, q_max).map;
             let flat_features = map.len() as u32;
             let params = flatten_quantize::Params {
                 rows,
