@@ -56,13 +56,17 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
                 .collect();
             let l = &group.linears[0];
             console.note(format!(
-                "layer {layer} {}: w{}a{} added {:.1} % expected {:.2e} {:.2e}",
+                "layer {layer} {}: w{}a{} added {:.1} % expected {:?} {:?}",
                 names.join("+"),
                 l.format.weight_bits.count(),
                 l.format.activation_bits.count(),
                 100.0 * f64::from(l.added_channels()) / f64::from(l.shape.in_features),
-                group.expected_error[0],
-                group.expected_error[1],
+                group
+                    .expected_errors
+                    .iter()
+                    .map(|e| e.1)
+                    .collect::<Vec<_>>(),
+                group.divergence,
             ));
         }
     }

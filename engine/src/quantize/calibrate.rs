@@ -377,7 +377,8 @@ impl<'a> Stage<'a> {
         let index: Vec<u32> = (0..rows as u32).collect();
         self.executor
             .write(buffer, 0, bytemuck::cast_slice(hidden))?;
-        self.executor.write(self.model.step.logit_index, 0, &index)?;
+        self.executor
+            .write(self.model.step.logit_index, 0, &index)?;
         let step = self.model.step(&shape);
         let logits = step.logits.expect("the head has logits");
         let id = match self.plans.get(&rows) {

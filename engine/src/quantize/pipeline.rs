@@ -136,7 +136,8 @@ pub async fn decide(
         let mut stage = layer_stage(executor, config, layer, samples, 0, &float).await?;
         stage.write_vectors(&weights)?;
         stage.write_float(&weights)?;
-        let (stats, layer_prefix) = observe(&mut stage, samples, &groups, prefix, &mut hidden).await?;
+        let (stats, layer_prefix) =
+            observe(&mut stage, samples, &groups, prefix, &mut hidden).await?;
         drop(stage);
         let mut smoothed = weights.clone();
         let mut candidates = Vec::new();
@@ -572,7 +573,8 @@ pub async fn write(
     let prefix = usize::from(recipe.prefix && source.samples.is_some());
     let quantization = quantization_config(source, recipe, plan);
     let json = checkpoint.config_with(&quantization).await?;
-    let mut writer = CheckpointWriter::create(out_dir, all_tensors(checkpoint, recipe, plan)?, shard_bytes)?;
+    let mut writer =
+        CheckpointWriter::create(out_dir, all_tensors(checkpoint, recipe, plan)?, shard_bytes)?;
 
     for table in tables(config) {
         write_table(checkpoint, &table, &mut writer).await?;
@@ -598,16 +600,20 @@ pub async fn write(
         let quantized = match source.samples.filter(|_| recipe.gptq.is_some()) {
             Some(samples) => {
                 let spec = |name: &str| plan.linear(name).spec();
-                let mut stage = layer_stage(executor, config, layer, samples, prefix, &spec).await?;
+                let mut stage =
+                    layer_stage(executor, config, layer, samples, prefix, &spec).await?;
                 stage.write_vectors(&weights)?;
                 stage.write_prefix(&prefix_rows)?;
-                let found = with_hessians(&mut stage, &hidden, plan, &weights, recipe, &mut errors).await?;
+                let found =
+                    with_hessians(&mut stage, &hidden, plan, &weights, recipe, &mut errors).await?;
                 stage.forward(&mut hidden, &mut |_| {}).await?;
                 found
             }
             None => {
                 let linears = plan.groups.iter().flat_map(|group| &group.linears);
-                linears.map(|linear| round(linear, &weights, recipe)).collect()
+                linears
+                    .map(|linear| round(linear, &weights, recipe))
+                    .collect()
             }
         };
         for (name, _) in config.layer_norms(layer) {
@@ -805,7 +811,13 @@ fn quantization_config(
     let default = linears
         .iter()
         .map(|linear| linear.format)
-        .reduce(|best, next| if count(next) > count(best) { next } else { best })
+        .reduce(|best, next| {
+            if count(next) > count(best) {
+                next
+            } else {
+                best
+            }
+        })
         .unwrap_or(TABLE_FORMAT);
     let mut quantization = QuantizationConfig::new(&recipe.name, default);
     for linear in linears.iter().filter(|linear| linear.format != default) {

@@ -229,10 +229,9 @@ impl Recipe {
                 weights,
                 activations,
             } => vec![choice(weights, self.group_size, activations)],
-            BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_) => vec![
-                choice(int4, self.group_size, int4),
-                choice(int8, 0, int8),
-            ],
+            BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_) => {
+                vec![choice(int4, self.group_size, int4), choice(int8, 0, int8)]
+            }
             BitPolicy::Bytes(_) => vec![
                 choice(int4, 128, int8),
                 choice(int4, 64, int8),

@@ -2,8 +2,6 @@
 
 use super::linear::{LinearPlan, WeightError};
 use super::pipeline::LayerPlan;
-use super::recipe::Recipe;
-use crate::checkpoint::{ModelConfig, NewTensor};
 use crate::tensor::Bits;
 use serde::Serialize;
 use std::fmt::Write;
@@ -12,7 +10,9 @@ use std::fmt::Write;
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub model: String,
-    pub recipe: Recipe,
+    pub recipe: String,
+    /// Every knob, as it was.
+    pub settings: String,
     pub calibration: Option<CalibrationReport>,
     /// As `share,lowest,highest`, where outliers were put into the model first.
     pub injected_outliers: Option<String>,
@@ -61,9 +61,18 @@ pub struct GroupReport {
     /// Most parts of one channel.
     pub most_parts: u32,
     pub smoothed: bool,
-    /// Square of the outputs' error over that of the outputs, as the choice was made by, before GPTQ.
-    pub expected_error_int4: f64,
-    pub expected_error_int8: f64,
+    /// What each choice of bits would cost: the square of the outputs' error over that of the outputs, before GPTQ.
+    pub expected_errors: Vec<ExpectedError>,
+    /// Measured KL divergence of the model's output with this group alone quantized by the first of these choices.
+    pub divergence: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpectedError {
+    pub weight_bits: u32,
+    pub group_size: u32,
+    pub activation_bits: u32,
+    pub error: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -121,8 +130,17 @@ impl LayerReport {
                     .and_then(|input| input.map.x_parts().iter().max().copied())
                     .unwrap_or(1),
                 smoothed: !group.smoothing.is_empty(),
-                expected_error_int4: group.expected_error[0],
-                expected_error_int8: group.expected_error[1],
+                expected_errors: group
+                    .expected_errors
+                    .iter()
+                    .map(|(choice, error)| ExpectedError {
+                        weight_bits: choice.weights.count(),
+                        group_size: choice.group_size,
+                        activation_bits: choice.activations.count(),
+                        error: *error,
+                    })
+                    .collect(),
+                divergence: group.divergence,
             }
         });
         Self {
@@ -157,7 +175,7 @@ impl Report {
     /// One line for each group of linears, as a table in Markdown.
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "| layer | linears | weights | activations | added channels | expected error INT4 / INT8 | GPTQ over rounding |\n\
+            "| layer | linears | weights | activations | added channels | expected error | GPTQ over rounding |\n\
              | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for layer in &self.layers {
@@ -178,10 +196,16 @@ impl Report {
                 let gptq = gptq.map_or("-".to_owned(), |(gptq, rounding)| {
                     format!("{:.3}", gptq / rounding.max(f64::MIN_POSITIVE))
                 });
+                let errors: Vec<String> = group
+                    .expected_errors
+                    .iter()
+                    .map(|e| format!("{:.1e}", e.error))
+                    .collect();
+                let errors = errors.join(" / ");
                 // Writing to a string does not fail.
                 let _ = writeln!(
                     text,
-                    "| {} | {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {:.2e} / {:.2e} | {gptq} |",
+                    "| {} | {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {errors} | {gptq} |",
                     layer.layer,
                     names.join(", "),
                     group.weight_bits,
@@ -189,8 +213,6 @@ impl Report {
                     group.added_channels,
                     100.0 * f64::from(group.added_channels) / f64::from(group.in_features),
                     group.most_parts,
-                    group.expected_error_int4,
-                    group.expected_error_int8,
                 );
             }
         }
@@ -203,7 +225,10 @@ impl Report {
             None => "No calibration.".to_owned(),
             Some(calibration) => format!(
                 "Calibrated on {} windows of {} tokens of `{}` (seed {}).",
-                calibration.windows, calibration.tokens_per_window, calibration.file, calibration.seed
+                calibration.windows,
+                calibration.tokens_per_window,
+                calibration.file,
+                calibration.seed
             ),
         };
         let name = self.model.rsplit('/').next().unwrap_or(&self.model);
@@ -213,7 +238,7 @@ impl Report {
              {bytes} bytes of tensors, {bpw:.3} bits for each weight of the decoder's linears; {share:.2} % of the linears' work in INT4 by INT4; \
              {added:.2} % channels added by flattening.\n\n\
              {table}",
-            recipe = self.recipe.name,
+            recipe = self.recipe,
             device = self.device,
             bytes = self.bytes,
             bpw = self.bits_per_weight,
@@ -224,21 +249,12 @@ impl Report {
     }
 }
 
-/// Bytes of all tensors of the checkpoint that a plan makes.
-pub fn total_bytes(tensors: &[NewTensor]) -> u64 {
-    tensors.iter().map(NewTensor::bytes).sum()
-}
-
 /// Resident memory at most so far, where the system tells.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     kib.checked_mul(1024)
-}
-
-/// The parameters that a model's decoder linears have.
-pub fn linear_weights(config: &ModelConfig) -> u64 {
-    let weights = |l: &crate::checkpoint::LinearShape| u64::from(l.in_features) * u64::from(l.out_features);
-    config.linears().iter().map(weights).sum()
 }
