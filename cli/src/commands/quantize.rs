@@ -6,11 +6,12 @@ use crate::exit::{CliError, usage};
 use crate::load;
 use crate::text::read_text;
 use anyhow::Result;
-use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder};
+use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder, NewTensor};
 use plateau::quantize::calibrate::Samples;
 use plateau::quantize::gptq::{GptqConfig, Order};
-use plateau::quantize::pipeline::{Progress, Source, decide, write};
+use plateau::quantize::pipeline::{Progress, Source, all_tensors, decide, write};
 use plateau::quantize::recipe::{BitPolicy, Recipe};
+use plateau::quantize::report::{LayerReport, Report, totals};
 use std::io;
 use std::path::Path;
 
@@ -47,29 +48,6 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
     )
     .await?;
     drop(progress);
-    for (layer, plan) in plan.iter().enumerate() {
-        for group in &plan.groups {
-            let names: Vec<&str> = group
-                .linears
-                .iter()
-                .map(|l| l.shape.name.rsplit('.').next().unwrap_or_default())
-                .collect();
-            let l = &group.linears[0];
-            console.note(format!(
-                "layer {layer} {}: w{}a{} added {:.1} % expected {:?} {:?}",
-                names.join("+"),
-                l.format.weight_bits.count(),
-                l.format.activation_bits.count(),
-                100.0 * f64::from(l.added_channels()) / f64::from(l.shape.in_features),
-                group
-                    .expected_errors
-                    .iter()
-                    .map(|e| e.1)
-                    .collect::<Vec<_>>(),
-                group.divergence,
-            ));
-        }
-    }
     if args.dry_run {
         return Ok(());
     }
@@ -85,13 +63,28 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
     )
     .await?;
     drop(progress);
-    for (name, error) in errors {
-        console.note(format!(
-            "{name}: gptq {:.3} of rounding, damping {}",
-            error.gptq / error.rounding.max(f64::MIN_POSITIVE),
-            error.damping
-        ));
-    }
+    let layers: Vec<LayerReport> = plan
+        .iter()
+        .enumerate()
+        .map(|(layer, plan)| LayerReport::new(layer, plan, &errors))
+        .collect();
+    let (bits_per_weight, int4_share, added_channels) = totals(&plan);
+    let tensors = all_tensors(&checkpoint, &recipe, &plan)?;
+    let report = Report {
+        model: checkpoint.folder.name(),
+        recipe: recipe.name.clone(),
+        settings: format!("{recipe:?}"),
+        calibration: None,
+        injected_outliers: None,
+        device: opened.executor.name().to_owned(),
+        bytes: tensors.iter().map(NewTensor::bytes).sum(),
+        bits_per_weight,
+        int4_share,
+        added_channels,
+        layers,
+        cost: None,
+    };
+    console.note(report.model_card());
     console.note(format!("{}: {}", args.out.display(), recipe.name));
     Ok(())
 }

@@ -23,7 +23,13 @@ pub struct ActivationStats {
     pub mean_square: Vec<f64>,
     /// Magnitudes in some rows, spread evenly: [channels][rows].
     pub sample: Vec<Vec<f32>>,
+    /// The largest magnitudes of each channel over every row, up to [`TAIL`] of them: what a sample would miss.
+    pub tail: Vec<Vec<f32>>,
+    pub rows: usize,
 }
+
+/// Values of a channel's tail.
+const TAIL: usize = 64;
 
 impl ActivationStats {
     pub fn new(channels: usize) -> Self {
@@ -31,19 +37,23 @@ impl ActivationStats {
             absmax: vec![0.0; channels],
             mean_square: vec![0.0; channels],
             sample: vec![Vec::new(); channels],
+            tail: vec![Vec::new(); channels],
+            rows: 0,
         }
     }
 
     /// Adds rows [rows, channels]; each `keep`-th of them goes to the sample, and `first` is the number of the first.
     pub fn add(&mut self, rows: &[f32], first: usize, keep: usize) {
         let channels = self.absmax.len();
+        self.rows += rows.len() / channels;
         let columns = self
             .absmax
             .par_iter_mut()
             .zip(&mut self.mean_square)
             .zip(&mut self.sample)
+            .zip(&mut self.tail)
             .enumerate();
-        columns.for_each(|(j, ((absmax, squares), sample))| {
+        columns.for_each(|(j, (((absmax, squares), sample), tail))| {
             for (row, values) in rows.chunks_exact(channels).enumerate() {
                 let value = values[j].abs();
                 *absmax = absmax.max(value);
@@ -51,14 +61,32 @@ impl ActivationStats {
                 if (first + row) % keep == 0 {
                     sample.push(value);
                 }
+                tail.push(value);
+                if tail.len() == 4 * TAIL {
+                    shorten(tail);
+                }
             }
+            shorten(tail);
         });
     }
 
     /// Sums of squares to means.
-    pub fn finish(&mut self, rows: usize) {
+    pub fn finish(&mut self) {
         for squares in &mut self.mean_square {
-            *squares /= rows.max(1) as f64;
+            *squares /= self.rows.max(1) as f64;
+        }
+    }
+
+    /// Mean over the rows of the square of what exceeds `limit`. From the tail where it reaches as far, else from the sample.
+    fn saturation(&self, j: usize, limit: f64) -> f64 {
+        let over = |x: &f32| (f64::from(*x) - limit).max(0.0);
+        let squares = |values: &[f32]| values.iter().map(|x| over(x) * over(x)).sum::<f64>();
+        let (tail, sample) = (&self.tail[j], &self.sample[j]);
+        match tail.last() {
+            Some(least) if f64::from(*least) > limit && tail.len() < self.rows => {
+                squares(sample) / sample.len().max(1) as f64
+            }
+            _ => squares(tail) / self.rows.max(1) as f64,
         }
     }
 
@@ -68,8 +96,15 @@ impl ActivationStats {
             self.absmax[j] /= scale;
             self.mean_square[j] /= f64::from(*scale) * f64::from(*scale);
             self.sample[j].iter_mut().for_each(|value| *value /= scale);
+            self.tail[j].iter_mut().for_each(|value| *value /= scale);
         }
     }
+}
+
+/// Keeps the largest values, in descending order.
+fn shorten(tail: &mut Vec<f32>) {
+    tail.sort_unstable_by(|a, b| b.total_cmp(a));
+    tail.truncate(TAIL);
 }
 
 /// A static scale, before it is a map.
@@ -79,15 +114,27 @@ pub struct StaticChoice {
     pub threshold: f32,
     /// Of each channel, 1 and more.
     pub parts: Vec<u32>,
-    /// The expected square of the output's error, over all outputs.
+    /// The expected square of each channel's error.
+    pub channel_errors: Vec<f64>,
+    /// The expected square of the outputs' error, over all outputs.
     pub error: f64,
+}
+
+impl StaticChoice {
+    /// For inputs that are zero, or stay floats, or have a scale for each token.
+    pub fn exact(channels: usize) -> Self {
+        Self {
+            threshold: 1.0,
+            parts: vec![1; channels],
+            channel_errors: vec![0.0; channels],
+            error: 0.0,
+        }
+    }
 }
 
 /// Thresholds that are tried, from the largest magnitude down to a fraction of it.
 const THRESHOLDS: u32 = 24;
 const LOWEST_FRACTION: f64 = 0.01;
-/// Parts of a channel at most where they are chosen by error.
-const SEARCHED_PARTS: u32 = 32;
 
 /// Chooses threshold and parts for `bits`, adding at most `max_added` channels.
 pub fn choose_static(
@@ -98,16 +145,12 @@ pub fn choose_static(
     max_added: usize,
 ) -> StaticChoice {
     let largest = stats.absmax.iter().copied().fold(0.0, f32::max);
-    let none = StaticChoice {
-        threshold: if largest > 0.0 { largest } else { 1.0 },
-        parts: vec![1; stats.absmax.len()],
-        error: 0.0,
-    };
+    let channels = stats.absmax.len();
     if largest == 0.0 {
-        return none;
+        return StaticChoice::exact(channels);
     }
     let at = |threshold: f32| match parts {
-        Parts::None => with_parts(stats, energy, bits, threshold, none.parts.clone()),
+        Parts::None => with_parts(stats, energy, bits, threshold, vec![1; channels]),
         Parts::Cover => cover(stats, energy, bits, threshold, max_added),
         Parts::Search => allocate(stats, energy, bits, threshold, max_added),
     };
@@ -125,7 +168,8 @@ pub fn choose_static(
     };
     let finer = [-0.6, -0.3, 0.3, 0.6].map(|offset| (step + offset).max(0.0));
     let finer = finer.into_iter().map(|step| (step, at(fraction(step))));
-    least(std::iter::once((step, choice)).chain(finer)).map_or(none, |(_, choice)| choice)
+    let best = least(std::iter::once((step, choice)).chain(finer));
+    best.map_or_else(|| at(largest), |(_, choice)| choice)
 }
 
 fn least(choices: impl Iterator<Item = (f64, StaticChoice)>) -> Option<(f64, StaticChoice)> {
@@ -156,6 +200,7 @@ fn cover(
         return StaticChoice {
             threshold,
             parts,
+            channel_errors: Vec::new(),
             error: f64::INFINITY,
         };
     }
@@ -171,24 +216,15 @@ fn allocate(
     max_added: usize,
 ) -> StaticChoice {
     // Saturation E[max(x - p T, 0)^2] is convex in p, so a channel's gains fall with p and the largest ones are a prefix.
-    let gains: Vec<Vec<f64>> = stats
-        .sample
-        .par_iter()
-        .zip(&stats.absmax)
-        .zip(energy)
-        .map(|((sample, absmax), energy)| {
-            let most = (absmax / threshold).ceil().min(SEARCHED_PARTS as f32) as u32;
+    let gains: Vec<Vec<f64>> = (0..energy.len())
+        .into_par_iter()
+        .map(|j| {
+            let most = (stats.absmax[j] / threshold).ceil().min(MAX_PARTS as f32) as u32;
             let saturated = |parts: u32| {
-                let limit = f64::from(parts) * f64::from(threshold);
-                let over = |x: &f32| (f64::from(*x) - limit).max(0.0);
-                sample.iter().map(|x| over(x) * over(x)).sum::<f64>()
+                energy[j] * stats.saturation(j, f64::from(parts) * f64::from(threshold))
             };
             let errors: Vec<f64> = (1..=most.max(1)).map(saturated).collect();
-            let per_row = energy / sample.len().max(1) as f64;
-            errors
-                .windows(2)
-                .map(|pair| (pair[0] - pair[1]) * per_row)
-                .collect()
+            errors.windows(2).map(|pair| pair[0] - pair[1]).collect()
         })
         .collect();
     let mut all: Vec<(f64, usize)> = gains
@@ -213,27 +249,27 @@ fn with_parts(
     threshold: f32,
     parts: Vec<u32>,
 ) -> StaticChoice {
-    let q_max = f64::from(bits.q_max());
-    let step = f64::from(threshold) / q_max;
-    let errors: Vec<f64> = stats
-        .sample
-        .par_iter()
-        .zip(&parts)
-        .zip(energy)
-        .map(|((sample, parts), energy)| {
-            let limit = f64::from(*parts) * q_max;
-            let error = |x: &f32| {
+    let step = f64::from(threshold) / f64::from(bits.q_max());
+    let channel_errors: Vec<f64> = (0..energy.len())
+        .into_par_iter()
+        .map(|j| {
+            let sample = &stats.sample[j];
+            let rounding = |x: &f32| {
                 let x = f64::from(*x);
-                let error = x - step * (x / step).min(limit).round_ties_even();
+                let error = x - step * (x / step).round_ties_even();
                 error * error
             };
-            energy * sample.iter().map(error).sum::<f64>() / sample.len().max(1) as f64
+            let rounding = sample.iter().map(rounding).sum::<f64>() / sample.len().max(1) as f64;
+            let limit = f64::from(parts[j]) * f64::from(threshold);
+            rounding + stats.saturation(j, limit)
         })
         .collect();
+    // In one order, whatever the threads did.
+    let error = channel_errors.iter().zip(energy).map(|(e, w)| e * w).sum();
     StaticChoice {
         threshold,
         parts,
-        // In one order, whatever the threads did.
-        error: errors.into_iter().sum(),
+        channel_errors,
+        error,
     }
 }

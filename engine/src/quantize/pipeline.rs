@@ -72,10 +72,10 @@ pub struct GroupPlan {
     /// What each produced channel is divided by; empty for nothing.
     pub smoothing: Vec<f32>,
     pub linears: Vec<LinearPlan>,
-    /// For each choice of bits that there was: expected square of the outputs' error over that of the outputs.
-    pub expected_errors: Vec<(Choice, f64)>,
-    /// Measured KL divergence of the model's output with this group alone quantized by the first choice.
-    pub divergence: Option<f64>,
+    /// For each linear and each choice of bits that it had: expected square of the outputs' error over that of the outputs.
+    pub expected_errors: Vec<Vec<(Choice, f64)>>,
+    /// Of each linear: measured KL divergence of the model's output with it alone quantized by its first choice. May be empty.
+    pub divergences: Vec<f64>,
 }
 
 impl LayerPlan {
@@ -86,22 +86,28 @@ impl LayerPlan {
     }
 }
 
-/// A group's input and weights at one choice of bits, each as well as it goes.
+/// A group's input and weights at one choice of bits.
 struct Candidate {
     choice: Choice,
-    smoothing: Vec<f32>,
     input: StaticChoice,
-    /// Expected square of the outputs' error over that of the outputs.
-    error: f64,
-    /// KL divergence of the quantized values from the float ones: of the input, and of the weights.
-    divergence: [f64; 2],
+    /// Of each linear: expected square of the outputs' error over that of the outputs.
+    errors: Vec<f64>,
+    /// KL divergence of the quantized values from the float ones: of the input, and of each linear's weights.
+    input_divergence: f64,
+    weight_divergences: Vec<f64>,
+}
+
+/// A group between the passes.
+struct DecidedGroup {
+    group: LinearGroup,
+    smoothing: Vec<f32>,
+    /// One for each choice.
+    candidates: Vec<Candidate>,
 }
 
 /// A layer between the passes.
-struct Decided {
-    groups: Vec<LinearGroup>,
-    /// For each group, one for each choice.
-    candidates: Vec<Vec<Candidate>>,
+struct DecidedLayer {
+    groups: Vec<DecidedGroup>,
     prefix: LayerPrefix,
 }
 
@@ -140,22 +146,22 @@ pub async fn decide(
             observe(&mut stage, samples, &groups, prefix, &mut hidden).await?;
         drop(stage);
         let mut smoothed = weights.clone();
-        let mut candidates = Vec::new();
-        for (group, stats) in groups.iter().zip(&stats) {
-            let found: Vec<Candidate> = choices
-                .iter()
-                .map(|choice| candidate(config, &smoothed, group, stats, recipe, *choice))
-                .collect();
-            // Later groups are decided on weights that are smoothed, as they will be; by the finest choice.
-            if let Some(finest) = found.last().filter(|found| !found.smoothing.is_empty()) {
-                smoothed.rescale(group, &Producer::of(config, group), &finest.smoothing);
+        let mut decided = Vec::new();
+        for (group, stats) in groups.into_iter().zip(&stats) {
+            let (smoothing, candidates) = candidates(config, &smoothed, &group, stats, recipe);
+            // Later groups are decided on the weights that they will have.
+            if !smoothing.is_empty() {
+                smoothed.rescale(&group, &Producer::of(config, &group), &smoothing);
             }
-            candidates.push(found);
+            decided.push(DecidedGroup {
+                group,
+                smoothing,
+                candidates,
+            });
         }
         drop(smoothed);
-        let decided = Decided {
-            groups,
-            candidates,
+        let decided = DecidedLayer {
+            groups: decided,
             prefix: layer_prefix,
         };
         if let Some(streams) = &mut streams {
@@ -165,31 +171,34 @@ pub async fn decide(
     }
     report(config.num_hidden_layers);
     let (chosen, divergences) = match streams {
-        None => (vec![0; layers.iter().map(|l| l.groups.len()).sum()], None),
+        None => (vec![0; config.linears().len()], Vec::new()),
         Some(streams) => {
             let found = head_divergences(source.checkpoint, executor, streams).await?;
             let chosen = choose(source.checkpoint, recipe, &layers, &found)?;
-            (chosen, Some(found))
+            (chosen, found)
         }
     };
-    let mut at = 0;
-    let plans = layers.into_iter().map(|decided| {
-        let groups = decided.groups.into_iter().zip(decided.candidates);
-        let groups = groups.map(|(group, mut candidates)| {
-            let errors = candidates.iter().map(|c| (c.choice, c.error)).collect();
-            let candidate = candidates.swap_remove(chosen[at]);
-            at += 1;
+    let mut chosen = chosen.into_iter();
+    let mut divergences = divergences.into_iter();
+    let plans = layers.into_iter().map(|layer| {
+        let groups = layer.groups.into_iter().map(|decided| {
+            let count = decided.group.linears.len();
+            let chosen: Vec<usize> = chosen.by_ref().take(count).collect();
+            let errors = (0..count).map(|linear| {
+                let of = |c: &Candidate| (c.choice, c.errors[linear]);
+                decided.candidates.iter().map(of).collect()
+            });
             GroupPlan {
-                linears: linear_plans(config, recipe, &group, &candidate),
-                group,
-                smoothing: candidate.smoothing,
-                expected_errors: errors,
-                divergence: divergences.as_ref().map(|found| found[at - 1]),
+                linears: linear_plans(config, recipe, &decided, &chosen),
+                expected_errors: errors.collect(),
+                divergences: divergences.by_ref().take(count).collect(),
+                group: decided.group,
+                smoothing: decided.smoothing,
             }
         });
         LayerPlan {
             groups: groups.collect(),
-            prefix: decided.prefix,
+            prefix: layer.prefix,
         }
     });
     Ok(plans.collect())
@@ -211,7 +220,7 @@ fn uncalibrated(config: &ModelConfig, recipe: &Recipe, layer: u32) -> LayerPlan 
             .collect(),
         group,
         expected_errors: Vec::new(),
-        divergence: None,
+        divergences: Vec::new(),
     };
     LayerPlan {
         groups: config.layer_groups(layer).into_iter().map(plan).collect(),
@@ -263,56 +272,54 @@ async fn observe(
         })
         .await?;
     let layer_prefix = stage.read_prefix(prefix).await?;
-    stats.iter_mut().for_each(|stats| stats.finish(rows));
+    stats.iter_mut().for_each(ActivationStats::finish);
     Ok((stats, layer_prefix))
 }
 
-/// Lets a stream for each of the layer's groups leave the exact one, and takes the others through the layer.
+/// Lets a stream for each of the layer's linears leave the exact one, and takes the others through the layer.
 async fn branch(
     executor: &mut Executor,
     config: &ModelConfig,
     recipe: &Recipe,
     layer: u32,
     weights: &HostLayer,
-    decided: &Decided,
+    decided: &DecidedLayer,
     streams: &mut Streams,
 ) -> Result<(), QuantizeError> {
     let (samples, first) = (streams.samples.clone(), streams.first);
-    for (group, candidates) in decided.groups.iter().zip(&decided.candidates) {
-        let coarsest = &candidates[0];
+    let mut branches = 0;
+    for decided_group in &decided.groups {
+        let group = &decided_group.group;
         let mut weights = weights.clone();
         let mut prefix = decided.prefix.clone();
-        if !coarsest.smoothing.is_empty() {
-            weights.rescale(group, &Producer::of(config, group), &coarsest.smoothing);
-            rescale_prefix(&mut prefix, group, &coarsest.smoothing);
+        if !decided_group.smoothing.is_empty() {
+            weights.rescale(
+                group,
+                &Producer::of(config, group),
+                &decided_group.smoothing,
+            );
+            rescale_prefix(&mut prefix, group, &decided_group.smoothing);
         }
-        let linears = linear_plans(config, recipe, group, coarsest);
-        let spec = |name: &str| {
-            let found = linears.iter().find(|linear| linear.shape.name == name);
-            found.map_or_else(|| float(name), LinearPlan::spec)
-        };
-        let mut stage = layer_stage(executor, config, layer, &samples, first, &spec).await?;
-        stage.write_vectors(&weights)?;
-        stage.write_float(&weights)?;
-        stage.write_prefix(&prefix)?;
-        for (label, names) in stage.joined() {
-            let quantized: Vec<QuantizedLinear> = linears
-                .iter()
-                .filter(|linear| names.contains(&linear.shape.name))
-                .map(|linear| round(linear, &weights, recipe))
-                .collect();
-            if !quantized.is_empty() {
-                stage.write_quantized(&label, &quantized.iter().collect::<Vec<_>>())?;
-            }
+        let coarsest = vec![0; group.linears.len()];
+        for linear in linear_plans(config, recipe, decided_group, &coarsest) {
+            let spec = |name: &str| match name == linear.shape.name {
+                true => linear.spec(),
+                false => float(name),
+            };
+            let mut stage = layer_stage(executor, config, layer, &samples, first, &spec).await?;
+            stage.write_vectors(&weights)?;
+            stage.write_float(&weights)?;
+            stage.write_prefix(&prefix)?;
+            let quantized = round(&linear, &weights, recipe);
+            stage.write_quantized(&linear.shape.name, &[&quantized])?;
+            streams.branch(&mut stage).await?;
+            branches += 1;
         }
-        streams.branch(&mut stage).await?;
     }
     let mut stage = layer_stage(executor, config, layer, &samples, first, &float).await?;
     stage.write_vectors(weights)?;
     stage.write_float(weights)?;
-    streams
-        .advance(&mut stage, &decided.prefix, decided.groups.len())
-        .await
+    streams.advance(&mut stage, &decided.prefix, branches).await
 }
 
 /// What the head makes of the streams.
@@ -334,64 +341,75 @@ async fn head_divergences(
     streams.divergences(&mut stage).await
 }
 
-/// Which candidate each group gets, in the order of the layers. `divergences` are those of the first candidates.
+/// Which candidate each linear gets, in the order of the layers. `divergences` are those of the first candidates.
 fn choose(
     checkpoint: &Checkpoint,
     recipe: &Recipe,
-    layers: &[Decided],
+    layers: &[DecidedLayer],
     divergences: &[f64],
 ) -> Result<Vec<usize>, QuantizeError> {
-    let groups = || {
-        layers
-            .iter()
-            .flat_map(|layer| layer.groups.iter().zip(&layer.candidates))
-            .zip(divergences)
-    };
+    let mut linears = Vec::new();
+    for group in layers.iter().flat_map(|layer| &layer.groups) {
+        linears.extend((0..group.group.linears.len()).map(|linear| (group, linear)));
+    }
+    let linears: Vec<(&DecidedGroup, usize, f64)> = linears
+        .into_iter()
+        .zip(divergences)
+        .map(|((group, linear), measured)| (group, linear, *measured))
+        .collect();
     // What another candidate would have measured: the divergence grows with the square of the error.
-    let cost = |candidates: &[Candidate], at: usize, measured: f64| {
-        measured * candidates[at].error / candidates[0].error.max(f64::MIN_POSITIVE)
+    let cost = |group: &DecidedGroup, linear: usize, measured: f64, at: usize| {
+        let first = group.candidates[0].errors[linear].max(f64::MIN_POSITIVE);
+        measured * group.candidates[at].errors[linear] / first
     };
     let index = |bits: Bits| usize::from(bits == Bits::Int8);
     match recipe.bits {
-        BitPolicy::All { .. } => Ok(vec![0; groups().count()]),
+        BitPolicy::All { .. } => Ok(vec![0; linears.len()]),
         BitPolicy::Int4Share(share) => {
-            let sensitivities: Vec<Sensitivity> = groups()
-                .map(|((group, candidates), measured)| {
-                    let [int4, int8] = [0, 1].map(|at| cost(candidates, at, *measured));
-                    Sensitivity {
-                        cost: (int4 - int8).max(0.0),
-                        macs: group_macs(group),
-                    }
-                })
-                .collect();
+            let sensitivity = |&(group, linear, measured): &(&DecidedGroup, usize, f64)| {
+                let [int4, int8] = [0, 1].map(|at| cost(group, linear, measured, at));
+                let shape = &group.group.linears[linear];
+                Sensitivity {
+                    cost: (int4 - int8).max(0.0),
+                    macs: u64::from(shape.in_features) * u64::from(shape.out_features),
+                }
+            };
+            let sensitivities: Vec<Sensitivity> = linears.iter().map(sensitivity).collect();
             let bits = choose_by_share(&sensitivities, share);
             Ok(bits.into_iter().map(index).collect())
         }
         BitPolicy::DivergenceLimit(limit) => {
-            let divergences: Vec<[Divergence; 2]> = groups()
-                .map(|((_, candidates), _)| {
-                    [0, 1].map(|of| Divergence {
-                        int4: candidates[0].divergence[of],
-                        int8: candidates[1].divergence[of],
-                    })
+            let divergences: Vec<[Divergence; 2]> = linears
+                .iter()
+                .map(|(group, linear, _)| {
+                    let [int4, int8] = [0, 1].map(|at| &group.candidates[at]);
+                    let input = Divergence {
+                        int4: int4.input_divergence,
+                        int8: int8.input_divergence,
+                    };
+                    let weights = Divergence {
+                        int4: int4.weight_divergences[*linear],
+                        int8: int8.weight_divergences[*linear],
+                    };
+                    [input, weights]
                 })
                 .collect();
             let bits = choose_by_limit(&divergences, limit);
             Ok(bits.into_iter().map(index).collect())
         }
         BitPolicy::Bytes(budget) => {
-            let candidates: Vec<Vec<SizedCandidate>> = groups()
-                .map(|((group, candidates), measured)| {
-                    let sized = candidates.iter().enumerate().map(|(at, candidate)| {
-                        let linears = linear_plans(&checkpoint.config, recipe, group, candidate);
-                        SizedCandidate {
-                            bytes: linears.iter().map(LinearPlan::bytes).sum(),
-                            cost: cost(candidates, at, *measured),
-                        }
-                    });
-                    sized.collect()
-                })
-                .collect();
+            let config = &checkpoint.config;
+            let sized = |&(group, linear, measured): &(&DecidedGroup, usize, f64)| {
+                let candidate = |at: usize| {
+                    let chosen = vec![at; group.group.linears.len()];
+                    SizedCandidate {
+                        bytes: linear_plans(config, recipe, group, &chosen)[linear].bytes(),
+                        cost: cost(group, linear, measured, at),
+                    }
+                };
+                (0..group.candidates.len()).map(candidate).collect()
+            };
+            let candidates: Vec<Vec<SizedCandidate>> = linears.iter().map(sized).collect();
             let rest = other_tensors(checkpoint, recipe)?;
             let rest = rest.iter().map(NewTensor::bytes).sum();
             choose_within(&candidates, budget.saturating_sub(rest))
@@ -400,20 +418,14 @@ fn choose(
     }
 }
 
-fn group_macs(group: &LinearGroup) -> u64 {
-    let macs = |l: &LinearShape| u64::from(l.in_features) * u64::from(l.out_features);
-    group.linears.iter().map(macs).sum()
-}
-
-/// How the group would be quantized at one choice of bits, with the smoothing of the least error.
-fn candidate(
+/// The group's smoothing, of the least error by the coarsest choice of bits, and with it one candidate for each choice.
+fn candidates(
     config: &ModelConfig,
     weights: &HostLayer,
     group: &LinearGroup,
     stats: &ActivationStats,
     recipe: &Recipe,
-    choice: Choice,
-) -> Candidate {
+) -> (Vec<f32>, Vec<Candidate>) {
     let producer = Producer::of(config, group);
     let x_absmax = producer.reduce_max(&stats.absmax);
     let w_absmax = producer.reduce_max(&weights.column_absmax(group));
@@ -425,22 +437,31 @@ fn candidate(
             .chain(STRENGTHS.map(at))
             .collect(),
     };
-    let tried = tried.into_iter().map(|scales| {
+    let choices = recipe.choices();
+    let with = |scales: &[f32], choice: Choice| {
         let expanded = match scales.is_empty() {
             true => vec![1.0; stats.absmax.len()],
-            false => producer.expand(&scales),
+            false => producer.expand(scales),
         };
-        Candidate {
-            smoothing: scales,
-            ..smoothed_candidate(weights, group, stats, &expanded, recipe, choice)
-        }
+        candidate(weights, group, stats, &expanded, recipe, choice)
+    };
+    let tried = tried.into_iter().map(|scales| {
+        let candidate = with(&scales, choices[0]);
+        (candidate.errors.iter().sum::<f64>(), scales, candidate)
     });
-    let best = tried.reduce(|best, next| if next.error < best.error { next } else { best });
-    best.expect("at least one is tried")
+    let best = tried.reduce(|best, next| if next.0 < best.0 { next } else { best });
+    let (_, scales, coarsest) = best.expect("at least one is tried");
+    let finer: Vec<Candidate> = choices[1..]
+        .iter()
+        .map(|choice| with(&scales, *choice))
+        .collect();
+    let mut all = vec![coarsest];
+    all.extend(finer);
+    (scales, all)
 }
 
 /// What the group costs with its input channels divided by `scales`.
-fn smoothed_candidate(
+fn candidate(
     weights: &HostLayer,
     group: &LinearGroup,
     stats: &ActivationStats,
@@ -451,17 +472,17 @@ fn smoothed_candidate(
     let mut stats = stats.clone();
     stats.rescale(scales);
     let channels = scales.len();
-    let mut energy = vec![0.0_f64; channels];
-    let mut weight_error = 0.0;
-    let mut weight_divergence = 0.0_f64;
     let config = GridConfig {
         bits: choice.weights,
         granularity: recipe.weight_scale,
         group_size: choice.group_size as usize,
         clip: ClipSearch::OFF,
     };
+    // Of each linear: energy of each channel, error by its weights, divergence of its weights.
+    let mut linears: Vec<(Vec<f64>, f64, f64)> = Vec::new();
     for linear in &group.linears {
         let mut scaled = weights.weight(&linear.name).to_vec();
+        let mut energy = vec![0.0_f64; channels];
         for row in scaled.chunks_exact_mut(channels) {
             for ((value, scale), energy) in row.iter_mut().zip(scales).zip(&mut energy) {
                 *value *= scale;
@@ -471,6 +492,7 @@ fn smoothed_candidate(
         let grid = Grid::fit(&scaled, channels, &stats.mean_square, config);
         let rounded = grid.dequantize(&grid.round(&scaled));
         let rows = scaled.chunks_exact(channels);
+        let mut weight_error = 0.0;
         for (row, rounded) in rows.zip(rounded.chunks_exact(channels)) {
             for ((value, rounded), square) in row.iter().zip(rounded).zip(&stats.mean_square) {
                 let error = f64::from(value - rounded);
@@ -479,21 +501,26 @@ fn smoothed_candidate(
         }
         let largest = pack::absmax(&scaled);
         let found = divergence(largest, choice.weights, |histogram| histogram.add(&scaled));
-        weight_divergence = weight_divergence.max(found);
+        linears.push((energy, weight_error, found));
     }
+    // Each linear counts by its relative error.
+    let output = |energy: &[f64]| {
+        let products = energy.iter().zip(&stats.mean_square).map(|(w, x)| w * x);
+        products.sum::<f64>().max(f64::MIN_POSITIVE)
+    };
+    let mut total = vec![0.0_f64; channels];
+    for (energy, _, _) in &linears {
+        let output = output(energy);
+        for (total, energy) in total.iter_mut().zip(energy) {
+            *total += energy / output;
+        }
+    }
+    let max_added = (channels as f32 * recipe.added(choice.activations)) as usize;
     let input = match recipe.activations {
-        Activations::Static => choose_static(
-            &stats,
-            &energy,
-            choice.activations,
-            recipe.parts,
-            (channels as f32 * recipe.added(choice.activations)) as usize,
-        ),
-        Activations::Dynamic | Activations::Float => StaticChoice {
-            threshold: 1.0,
-            parts: vec![1; channels],
-            error: 0.0,
-        },
+        Activations::Static => {
+            choose_static(&stats, &total, choice.activations, recipe.parts, max_added)
+        }
+        Activations::Dynamic | Activations::Float => StaticChoice::exact(channels),
     };
     let threshold = input.threshold;
     let input_divergence = divergence(threshold, choice.activations, |histogram| {
@@ -505,14 +532,16 @@ fn smoothed_candidate(
             }
         }
     });
-    let products = energy.iter().zip(&stats.mean_square).map(|(w, x)| w * x);
-    let output: f64 = products.sum();
+    let errors = linears.iter().map(|(energy, weight_error, _)| {
+        let by_input = energy.iter().zip(&input.channel_errors).map(|(w, x)| w * x);
+        (by_input.sum::<f64>() + weight_error) / output(energy)
+    });
     Candidate {
         choice,
-        smoothing: Vec::new(),
-        error: (input.error + weight_error) / output.max(f64::MIN_POSITIVE),
+        errors: errors.collect(),
+        input_divergence,
+        weight_divergences: linears.iter().map(|(_, _, found)| *found).collect(),
         input,
-        divergence: [input_divergence, weight_divergence],
     }
 }
 
@@ -526,35 +555,42 @@ fn divergence(bound: f32, bits: Bits, fill: impl FnOnce(&mut Histogram)) -> f64 
     histogram.divergence(bound / bits.q_max() as f32, bits)
 }
 
-/// The linears of a group as a candidate stores them.
+/// The linears of a group, each as its chosen candidate stores it.
 fn linear_plans(
     config: &ModelConfig,
     recipe: &Recipe,
-    group: &LinearGroup,
-    candidate: &Candidate,
+    decided: &DecidedGroup,
+    chosen: &[usize],
 ) -> Vec<LinearPlan> {
-    let input = match recipe.activations {
-        Activations::Dynamic | Activations::Float => None,
-        Activations::Static => {
-            let tile = match group.fold {
-                // A workgroup of attention writes one head.
-                Fold::Linear { per_head: true, .. } => config.head_dim as usize,
-                _ => TILE,
-            };
-            let threshold = candidate.input.threshold;
-            let ones = vec![1; candidate.input.parts.len()];
-            let parts = candidate.input.parts.clone();
-            let map = FlatMap::from_parts(parts, ones, threshold, f32::INFINITY, tile);
-            let scale = threshold / candidate.choice.activations.q_max() as f32;
-            Some(Arc::new(FlatInput { scale, map }))
-        }
+    let tile = match decided.group.fold {
+        // A workgroup of attention writes one head.
+        Fold::Linear { per_head: true, .. } => config.head_dim as usize,
+        _ => TILE,
     };
-    let plan = |shape: &LinearShape| LinearPlan {
+    let input = |candidate: &Candidate| {
+        let StaticChoice {
+            threshold, parts, ..
+        } = &candidate.input;
+        let ones = vec![1; parts.len()];
+        let map = FlatMap::from_parts(parts.clone(), ones, *threshold, f32::INFINITY, tile);
+        let scale = threshold / candidate.choice.activations.q_max() as f32;
+        Arc::new(FlatInput { scale, map })
+    };
+    let inputs: Vec<Option<Arc<FlatInput>>> = decided
+        .candidates
+        .iter()
+        .enumerate()
+        .map(|(at, candidate)| {
+            let used = chosen.contains(&at) && recipe.activations == Activations::Static;
+            used.then(|| input(candidate))
+        })
+        .collect();
+    let plan = |(shape, &at): (&LinearShape, &usize)| LinearPlan {
         shape: shape.clone(),
-        format: format(recipe, candidate.choice),
-        input: input.clone(),
+        format: format(recipe, decided.candidates[at].choice),
+        input: inputs[at].clone(),
     };
-    group.linears.iter().map(plan).collect()
+    decided.group.linears.iter().zip(chosen).map(plan).collect()
 }
 
 /// The second pass: writes the checkpoint. Returns what GPTQ left of each linear's error, and the most bytes that buffers took on

@@ -44,27 +44,7 @@ pub struct CalibrationReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerReport {
     pub layer: usize,
-    pub groups: Vec<GroupReport>,
-}
-
-/// Linears that share an input.
-#[derive(Clone, Debug, Serialize)]
-pub struct GroupReport {
     pub linears: Vec<LinearReport>,
-    pub weight_bits: u32,
-    pub group_size: u32,
-    pub activation_bits: u32,
-    /// Of a static input: what its scale covers.
-    pub threshold: Option<f32>,
-    pub in_features: u32,
-    pub added_channels: u32,
-    /// Most parts of one channel.
-    pub most_parts: u32,
-    pub smoothed: bool,
-    /// What each choice of bits would cost: the square of the outputs' error over that of the outputs, before GPTQ.
-    pub expected_errors: Vec<ExpectedError>,
-    /// Measured KL divergence of the model's output with this group alone quantized by the first of these choices.
-    pub divergence: Option<f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -79,6 +59,20 @@ pub struct ExpectedError {
 pub struct LinearReport {
     pub name: String,
     pub bytes: u64,
+    pub weight_bits: u32,
+    pub group_size: u32,
+    pub activation_bits: u32,
+    /// Of a static input: what its scale covers.
+    pub threshold: Option<f32>,
+    pub in_features: u32,
+    pub added_channels: u32,
+    /// Most parts of one channel.
+    pub most_parts: u32,
+    pub smoothed: bool,
+    /// What each choice of bits would cost: the square of the outputs' error over that of the outputs, before GPTQ.
+    pub expected_errors: Vec<ExpectedError>,
+    /// Measured KL divergence of the model's output with this linear alone quantized by the first of these choices.
+    pub divergence: Option<f64>,
     /// Sum of the squared errors of the outputs over the calibration inputs, that the rounding of the weights makes; and what
     /// rounding to nearest would have made. Absent without GPTQ.
     pub gptq_error: Option<f64>,
@@ -102,51 +96,46 @@ pub struct CostReport {
 
 impl LayerReport {
     pub fn new(layer: usize, plan: &LayerPlan, errors: &[(String, WeightError)]) -> Self {
-        let linear = |linear: &LinearPlan| {
-            let name = &linear.shape.name;
-            let error = errors.iter().find(|(found, _)| found == name);
-            let error = error.map(|(_, error)| *error);
-            LinearReport {
-                name: name.clone(),
-                bytes: linear.bytes(),
-                gptq_error: error.map(|error| error.gptq),
-                rounding_error: error.map(|error| error.rounding),
-                damping: error.map(|error| error.damping),
+        let mut linears = Vec::new();
+        for group in &plan.groups {
+            for (at, linear) in group.linears.iter().enumerate() {
+                let name = &linear.shape.name;
+                let error = errors.iter().find(|(found, _)| found == name);
+                let error = error.map(|(_, error)| *error);
+                let input = linear.input.as_ref();
+                let q_max = linear.format.activation_bits.q_max() as f32;
+                let expected = group.expected_errors.get(at);
+                linears.push(LinearReport {
+                    name: name.clone(),
+                    bytes: linear.bytes(),
+                    weight_bits: linear.format.weight_bits.count(),
+                    group_size: linear.format.group_size,
+                    activation_bits: linear.format.activation_bits.count(),
+                    threshold: input.map(|input| input.scale * q_max),
+                    in_features: linear.shape.in_features,
+                    added_channels: linear.added_channels(),
+                    most_parts: input
+                        .and_then(|input| input.map.x_parts().iter().max().copied())
+                        .unwrap_or(1),
+                    smoothed: !group.smoothing.is_empty(),
+                    expected_errors: expected
+                        .into_iter()
+                        .flatten()
+                        .map(|(choice, error)| ExpectedError {
+                            weight_bits: choice.weights.count(),
+                            group_size: choice.group_size,
+                            activation_bits: choice.activations.count(),
+                            error: *error,
+                        })
+                        .collect(),
+                    divergence: group.divergences.get(at).copied(),
+                    gptq_error: error.map(|error| error.gptq),
+                    rounding_error: error.map(|error| error.rounding),
+                    damping: error.map(|error| error.damping),
+                });
             }
-        };
-        let groups = plan.groups.iter().map(|group| {
-            let first = &group.linears[0];
-            let input = first.input.as_ref();
-            let q_max = first.format.activation_bits.q_max() as f32;
-            GroupReport {
-                linears: group.linears.iter().map(linear).collect(),
-                weight_bits: first.format.weight_bits.count(),
-                group_size: first.format.group_size,
-                activation_bits: first.format.activation_bits.count(),
-                threshold: input.map(|input| input.scale * q_max),
-                in_features: first.shape.in_features,
-                added_channels: first.added_channels(),
-                most_parts: input
-                    .and_then(|input| input.map.x_parts().iter().max().copied())
-                    .unwrap_or(1),
-                smoothed: !group.smoothing.is_empty(),
-                expected_errors: group
-                    .expected_errors
-                    .iter()
-                    .map(|(choice, error)| ExpectedError {
-                        weight_bits: choice.weights.count(),
-                        group_size: choice.group_size,
-                        activation_bits: choice.activations.count(),
-                        error: *error,
-                    })
-                    .collect(),
-                divergence: group.divergence,
-            }
-        });
-        Self {
-            layer,
-            groups: groups.collect(),
         }
+        Self { layer, linears }
     }
 }
 
@@ -172,49 +161,38 @@ pub fn totals(plan: &[LayerPlan]) -> (f64, f64, f64) {
 }
 
 impl Report {
-    /// One line for each group of linears, as a table in Markdown.
+    /// One line for each linear, as a table in Markdown.
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "| layer | linears | weights | activations | added channels | expected error | GPTQ over rounding |\n\
+            "| linear | weights | activations | added channels | expected error | KL alone | GPTQ over rounding |\n\
              | --- | --- | --- | --- | --- | --- | --- |\n",
         );
-        for layer in &self.layers {
-            for group in &layer.groups {
-                let names: Vec<&str> = group
-                    .linears
-                    .iter()
-                    .map(|linear| linear.name.rsplit('.').next().unwrap_or_default())
-                    .collect();
-                let groups = match group.group_size {
-                    0 => String::new(),
-                    size => format!(" in groups of {size}"),
-                };
-                let sum = |value: &dyn Fn(&LinearReport) -> Option<f64>| {
-                    group.linears.iter().map(value).sum::<Option<f64>>()
-                };
-                let gptq = sum(&|l| l.gptq_error).zip(sum(&|l| l.rounding_error));
-                let gptq = gptq.map_or("-".to_owned(), |(gptq, rounding)| {
-                    format!("{:.3}", gptq / rounding.max(f64::MIN_POSITIVE))
-                });
-                let errors: Vec<String> = group
-                    .expected_errors
-                    .iter()
-                    .map(|e| format!("{:.1e}", e.error))
-                    .collect();
-                let errors = errors.join(" / ");
-                // Writing to a string does not fail.
-                let _ = writeln!(
-                    text,
-                    "| {} | {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {errors} | {gptq} |",
-                    layer.layer,
-                    names.join(", "),
-                    group.weight_bits,
-                    group.activation_bits,
-                    group.added_channels,
-                    100.0 * f64::from(group.added_channels) / f64::from(group.in_features),
-                    group.most_parts,
-                );
-            }
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        for linear in self.layers.iter().flat_map(|layer| &layer.linears) {
+            let groups = match linear.group_size {
+                0 => String::new(),
+                size => format!(" in groups of {size}"),
+            };
+            let errors = linear.expected_errors.iter();
+            let errors: Vec<String> = errors.map(|e| format!("{:.1e}", e.error)).collect();
+            let gptq = linear.gptq_error.zip(linear.rounding_error);
+            let gptq = gptq.map(|(gptq, rounding)| gptq / rounding.max(f64::MIN_POSITIVE));
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "| {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {} | {} | {} |",
+                linear.name,
+                linear.weight_bits,
+                linear.activation_bits,
+                linear.added_channels,
+                100.0 * f64::from(linear.added_channels) / f64::from(linear.in_features),
+                linear.most_parts,
+                errors.join(" / "),
+                number(linear.divergence, 5),
+                number(gptq, 3),
+            );
         }
         text
     }
