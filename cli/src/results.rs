@@ -190,7 +190,7 @@ impl Results {
         Ok(())
     }
 
-    /// For people: what was measured, a row for each model, and the spread of the KL divergence.
+    /// For people: what was measured, a row for each model, the spread of the KL divergence, and the tasks.
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -201,10 +201,14 @@ impl Results {
             text.push('\n');
         }
         text.push_str(&table(&self.columns()));
-        let divergences = self.divergences();
-        if divergences.len() > 1 {
-            text.push_str("\nKL divergence, in nats per token:\n\n");
-            text.push_str(&table(&divergences));
+        for (title, columns) in [
+            ("KL divergence, in nats per token", self.divergences()),
+            ("Zero-shot tasks", self.task_columns()),
+        ] {
+            if columns.len() > 1 {
+                let _ = writeln!(text, "\n{title}:\n");
+                text.push_str(&table(&columns));
+            }
         }
         text
     }
@@ -284,6 +288,15 @@ impl Results {
             ),
             self.column("KL 99 %", against(|against| small(against.kl.p99))),
         ];
+        columns.retain(|column| column.cells.iter().any(Option::is_some));
+        columns
+    }
+
+    /// Only the models' names where there are no tasks.
+    fn task_columns(&self) -> Vec<Column> {
+        let mut columns = vec![self.column("model", |model| {
+            Some(format!("{}, {}", model.label(), model.format))
+        })];
         for name in self.tasks.keys() {
             let of = |cell: fn(&TaskResult) -> Option<String>| {
                 move |model: &ModelResult| model.tasks.get(name).and_then(cell)
@@ -320,7 +333,9 @@ impl Results {
             ..self.clone()
         };
         let mut columns = vec![
-            compared.column("model", |model| Some(model.label())),
+            compared.column("model", |model| {
+                Some(format!("{}, {}", model.label(), model.format))
+            }),
             compared.column("mean", kl(|kl| kl.mean)),
             compared.column("median", kl(|kl| kl.median)),
             compared.column("90 %", kl(|kl| kl.p90)),
@@ -554,7 +569,7 @@ mod tests {
     fn the_table_has_a_row_for_each_model_and_no_empty_column() {
         let text = results(vec![reference(), model("a|b", 3.1)]).markdown();
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
-        assert_eq!(rows.len(), 4 + 3, "{text}");
+        assert_eq!(rows.len(), 4 + 3 + 4, "{text}");
         for part in [
             "- text: book.txt, 16 windows of 512 tokens with begin token, second half scored, 4080 tokens predicted",
             "- reference: float, f32, KV cache in f32",
@@ -574,7 +589,6 @@ mod tests {
         }
         assert!(!text.contains("piqa perplexity"), "{text}");
         let widths: Vec<usize> = rows[..4].iter().map(|row| row.chars().count()).collect();
-        // The pipe in a name is one character more than it shows.
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
 
         let mut alone = model("a", 3.1);
