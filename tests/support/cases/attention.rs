@@ -205,7 +205,7 @@ fn heads_to_quantize(rng: &mut Rng, len: usize, head_dim: usize) -> Vec<f32> {
         smallest.next_down(),
         1e-20,
         1e30,
-        f32::MAX,
+        3e38,
     ];
     let mut values = Vec::with_capacity(len + head_dim);
     let mut run = 0;
@@ -215,7 +215,7 @@ fn heads_to_quantize(rng: &mut Rng, len: usize, head_dim: usize) -> Vec<f32> {
         values.extend((0..head_dim).map(|d| match (d == outlier, run % 2) {
             (true, _) => -absmax,
             // Whole and half steps.
-            (_, 0) => absmax * (rng.below(509) as f32 - 254.0) / 254.0,
+            (_, 0) => absmax / 254.0 * (rng.below(509) as f32 - 254.0),
             _ => absmax * rng.unit(),
         }));
         run += 1;
