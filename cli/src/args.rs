@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use plateau::exec::DeviceChoice;
 use plateau::quantize::outliers::Outliers;
-use plateau::quantize::recipe::{RECIPES, Recipe, Smoothing};
+use plateau::quantize::recipe::{Activations, RECIPES, Recipe, Smoothing};
 use plateau::tensor::{Granularity, KvType, Quant};
 use std::path::PathBuf;
 
@@ -476,7 +476,7 @@ pub struct KnobArgs {
     /// One weight scale for each output channel, or one for each tensor
     #[arg(long, value_name = "OF", value_parser = weight_scale())]
     pub weight_scale: Option<Granularity>,
-    /// off, search, or SmoothQuant's migration strength from 0 to 1
+    /// off, balance (least noise after flattening), or SmoothQuant's migration strength from 0 to 1
     #[arg(long, value_name = "HOW", value_parser = smoothing)]
     pub smooth: Option<Smoothing>,
     /// Channels that flattening may add, as a share of a linear's inputs, where activations are INT4
@@ -485,6 +485,16 @@ pub struct KnobArgs {
     /// The same where activations are INT8
     #[arg(long, value_name = "SHARE", value_parser = not_negative)]
     pub added_int8: Option<f32>,
+    /// The same where activations are INT8, for the MLP's second linear, whose input has the largest outliers
+    #[arg(long, value_name = "SHARE", value_parser = not_negative)]
+    pub added_down: Option<f32>,
+    /// All tensors take at most so many megabytes (of 1000000 bytes): weights of INT4 in groups, or INT8, by measured
+    /// sensitivity; activations INT8
+    #[arg(long, value_name = "MB", value_parser = positive)]
+    pub target_size: Option<f32>,
+    /// Scales of the activations: found for each token, or static with a flatten map
+    #[arg(long, value_name = "HOW", value_parser = activations())]
+    pub activations: Option<Activations>,
     /// Share of the linears' work in INT4 by INT4, for recipes that mix
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub int4_share: Option<f32>,
@@ -544,13 +554,20 @@ fn weight_scale() -> impl TypedValueParser<Value = Granularity> {
     })
 }
 
+fn activations() -> impl TypedValueParser<Value = Activations> {
+    PossibleValuesParser::new(["dynamic", "static"]).map(|name| match name.as_str() {
+        "static" => Activations::Static,
+        _ => Activations::Dynamic,
+    })
+}
+
 fn smoothing(text: &str) -> Result<Smoothing, String> {
     match text {
         "off" => Ok(Smoothing::Off),
-        "search" => Ok(Smoothing::Search),
+        "balance" => Ok(Smoothing::Balance),
         _ => share(text)
             .map(Smoothing::Strength)
-            .map_err(|_| "off, search, or a number from 0 to 1 is expected".to_owned()),
+            .map_err(|_| "off, balance, or a number from 0 to 1 is expected".to_owned()),
     }
 }
 

@@ -107,6 +107,15 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
     if let Some(share) = knobs.added_int8 {
         recipe.added_int8 = share;
     }
+    if let Some(share) = knobs.added_down {
+        recipe.added_down = share;
+    }
+    if let Some(activations) = knobs.activations {
+        recipe.activations = activations;
+    }
+    if let Some(megabytes) = knobs.target_size {
+        recipe.bits = BitPolicy::Bytes((f64::from(megabytes) * 1e6) as u64);
+    }
     if let Some(share) = knobs.int4_share {
         if !matches!(recipe.bits, BitPolicy::Int4Share(_)) {
             return Err(usage(format!(

@@ -215,11 +215,15 @@ fn allocate(
     threshold: f32,
     max_added: usize,
 ) -> StaticChoice {
+    let most_parts = match bits {
+        Bits::Int4 => 12.0,
+        Bits::Int8 => 32.0,
+    };
     // Saturation E[max(x - p T, 0)^2] is convex in p, so a channel's gains fall with p and the largest ones are a prefix.
     let gains: Vec<Vec<f64>> = (0..energy.len())
         .into_par_iter()
         .map(|j| {
-            let most = (stats.absmax[j] / threshold).ceil().min(MAX_PARTS as f32) as u32;
+            let most = (stats.absmax[j] / threshold).ceil().min(most_parts) as u32;
             let saturated = |parts: u32| {
                 energy[j] * stats.saturation(j, f64::from(parts) * f64::from(threshold))
             };

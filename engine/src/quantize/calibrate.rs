@@ -143,6 +143,14 @@ impl<'a> Stage<'a> {
         executor.write(model.step.block_table, 0, &table)?;
         let rope = model.rope_table();
         executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&rope))?;
+        for linear in model.weights.linears().map(|l| &l.linear) {
+            if let (Input::Static(input), Some((map, scale))) =
+                (&linear.input, linear.static_buffers)
+            {
+                executor.write(map, 0, &input.map)?;
+                executor.write(scale, 0, &[input.scale.to_bits()])?;
+            }
+        }
         Ok(Self {
             executor,
             samples,
@@ -259,10 +267,6 @@ impl<'a> Stage<'a> {
             .linears()
             .find(|l| l.linear.label == label);
         let linear = &found.expect("a label of this layer").linear;
-        if let (Input::Static(input), Some((map, scale))) = (&linear.input, linear.static_buffers) {
-            self.executor.write(map, 0, &input.map)?;
-            self.executor.write(scale, 0, &[input.scale.to_bits()])?;
-        }
         let words: Vec<u32> = parts.iter().flat_map(|p| &p.words).copied().collect();
         let scales: Vec<f32> = parts.iter().flat_map(|p| p.row_scales()).collect();
         let bias: Vec<f32> = parts.iter().flat_map(|p| &p.bias).copied().collect();

@@ -126,6 +126,22 @@ impl HostLayer {
         }
         absmax
     }
+
+    /// The Euclidean norm of each column over all linears of the group.
+    pub fn column_norm(&self, group: &LinearGroup) -> Vec<f32> {
+        let mut squares = vec![0.0_f64; group.in_features as usize];
+        for linear in &group.linears {
+            for row in self.weight(&linear.name).chunks_exact(squares.len()) {
+                for (square, value) in squares.iter_mut().zip(row) {
+                    *square += f64::from(*value) * f64::from(*value);
+                }
+            }
+        }
+        squares
+            .into_iter()
+            .map(|square| square.sqrt() as f32)
+            .collect()
+    }
 }
 
 /// Which channel of what precedes a group becomes which channel of its input: each one, or, with grouped heads, one of the value

@@ -19,7 +19,7 @@ use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, Weight
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
 use super::sensitivity::Streams;
-use super::smooth::smoothing_scales;
+use super::smooth::{balancing_scales, smoothing_scales};
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
     LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,
@@ -33,11 +33,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Rows of a group's input that are kept for searches.
-const SAMPLE_ROWS: usize = 2048;
+const SAMPLE_ROWS: usize = 4096;
 /// Source channels whose extra channels share words.
 const TILE: usize = 64;
-/// Migration strengths that a search tries; no smoothing at all is another candidate.
-const STRENGTHS: [f32; 7] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 /// Bytes in memory at a time of a tensor that is copied.
 const COPY_BYTES: u64 = 1 << 24;
 
@@ -418,7 +416,7 @@ fn choose(
     }
 }
 
-/// The group's smoothing, of the least error by the coarsest choice of bits, and with it one candidate for each choice.
+/// The group's smoothing, and with it one candidate for each choice of bits.
 fn candidates(
     config: &ModelConfig,
     weights: &HostLayer,
@@ -428,36 +426,27 @@ fn candidates(
 ) -> (Vec<f32>, Vec<Candidate>) {
     let producer = Producer::of(config, group);
     let x_absmax = producer.reduce_max(&stats.absmax);
-    let w_absmax = producer.reduce_max(&weights.column_absmax(group));
-    let at = |strength: f32| smoothing_scales(&x_absmax, &w_absmax, strength);
-    let tried: Vec<Vec<f32>> = match (recipe.smoothing, &group.fold) {
-        (Smoothing::Off, _) | (_, Fold::None) => vec![Vec::new()],
-        (Smoothing::Strength(strength), _) => vec![at(strength)],
-        (Smoothing::Search, _) => std::iter::once(Vec::new())
-            .chain(STRENGTHS.map(at))
-            .collect(),
+    let scales = match (recipe.smoothing, &group.fold) {
+        (Smoothing::Off, _) | (_, Fold::None) => Vec::new(),
+        (Smoothing::Strength(strength), _) => {
+            let w_absmax = producer.reduce_max(&weights.column_absmax(group));
+            smoothing_scales(&x_absmax, &w_absmax, strength)
+        }
+        (Smoothing::Balance, _) => {
+            let w_norm = producer.reduce_max(&weights.column_norm(group));
+            balancing_scales(&x_absmax, &w_norm)
+        }
     };
-    let choices = recipe.choices();
-    let with = |scales: &[f32], choice: Choice| {
-        let expanded = match scales.is_empty() {
-            true => vec![1.0; stats.absmax.len()],
-            false => producer.expand(scales),
-        };
-        candidate(weights, group, stats, &expanded, recipe, choice)
+    let expanded = match scales.is_empty() {
+        true => vec![1.0; stats.absmax.len()],
+        false => producer.expand(&scales),
     };
-    let tried = tried.into_iter().map(|scales| {
-        let candidate = with(&scales, choices[0]);
-        (candidate.errors.iter().sum::<f64>(), scales, candidate)
-    });
-    let best = tried.reduce(|best, next| if next.0 < best.0 { next } else { best });
-    let (_, scales, coarsest) = best.expect("at least one is tried");
-    let finer: Vec<Candidate> = choices[1..]
-        .iter()
-        .map(|choice| with(&scales, *choice))
-        .collect();
-    let mut all = vec![coarsest];
-    all.extend(finer);
-    (scales, all)
+    let candidates = recipe
+        .choices()
+        .into_iter()
+        .map(|choice| candidate(weights, group, stats, &expanded, recipe, choice));
+    let candidates = candidates.collect();
+    (scales, candidates)
 }
 
 /// What the group costs with its input channels divided by `scales`.
@@ -515,7 +504,14 @@ fn candidate(
             *total += energy / output;
         }
     }
-    let max_added = (channels as f32 * recipe.added(choice.activations)) as usize;
+    let second = matches!(
+        group.fold,
+        Fold::Linear {
+            per_head: false,
+            ..
+        }
+    );
+    let max_added = (channels as f32 * recipe.added(choice.activations, second)) as usize;
     let input = match recipe.activations {
         Activations::Static => {
             choose_static(&stats, &total, choice.activations, recipe.parts, max_added)

@@ -53,8 +53,8 @@ pub enum Smoothing {
     Off,
     /// SmoothQuant's formula with this migration strength.
     Strength(f32),
-    /// The strength of the least expected error, for each group of linears.
-    Search,
+    /// What makes the noise of flattened inputs least.
+    Balance,
 }
 
 /// What a quantization does: every knob.
@@ -68,11 +68,11 @@ pub struct Recipe {
     pub group_size: u32,
     pub smoothing: Smoothing,
     pub parts: Parts,
-    /// Channels that flattening may add, as shares of a linear's inputs: with INT4 and with INT8 activations.
+    /// Channels that flattening may add, as shares of a linear's inputs: with INT4 activations, with INT8 ones, and with INT8
+    /// ones where the input is that of the MLP's second linear, which has the largest outliers.
     pub added_int4: f32,
     pub added_int8: f32,
-    /// The same for the weights' own parts, of INT4 weights with one scale for the tensor.
-    pub added_weights: f32,
+    pub added_down: f32,
     /// GPTQ; without it weights are rounded to nearest.
     pub gptq: Option<GptqConfig>,
     /// Whether weights' scales are searched for, clipping their largest values.
@@ -142,19 +142,20 @@ impl Recipe {
             parts: Parts::None,
             added_int4: 0.0,
             added_int8: 0.0,
-            added_weights: 0.0,
+            added_down: 0.0,
             gptq: None,
             clip: false,
             prefix: false,
         };
         let flatten = Self {
-            smoothing: Smoothing::Search,
+            smoothing: Smoothing::Balance,
             parts: Parts::Search,
             added_int4: 0.25,
             added_int8: 0.05,
+            added_down: 0.2,
             gptq: Some(GptqConfig {
                 order: Order::Descending,
-                ..GptqConfig::default()
+                damping: 0.05,
             }),
             clip: true,
             prefix: true,
@@ -179,7 +180,6 @@ impl Recipe {
             },
             "flattenquant" => Self {
                 bits: BitPolicy::Int4Share(0.4829),
-                added_weights: 0.25,
                 ..flatten
             },
             "flattenquant-w8a8" => flatten,
@@ -242,10 +242,12 @@ impl Recipe {
     }
 
     /// Channels that flattening may add, as a share of a linear's inputs.
-    pub const fn added(&self, activations: Bits) -> f32 {
-        match activations {
-            Bits::Int4 => self.added_int4,
-            Bits::Int8 => self.added_int8,
+    /// `second` says whether it is the MLP's second linear.
+    pub const fn added(&self, activations: Bits, second: bool) -> f32 {
+        match (activations, second) {
+            (Bits::Int4, _) => self.added_int4,
+            (Bits::Int8, false) => self.added_int8,
+            (Bits::Int8, true) => self.added_down,
         }
     }
 

@@ -22,6 +22,25 @@ pub fn smoothing_scales(x_absmax: &[f32], w_absmax: &[f32], migration_strength: 
     x_absmax.iter().zip(w_absmax).map(scale).collect()
 }
 
+/// s of each input channel that makes the noise of a flattened tensor least: `absmax(X_j)^(1/3) / norm(W_j)^(2/3)`, over its
+/// geometric mean. Noise is `step² Σ s_j² norm(W_j)²`, channels that flattening adds are `Σ absmax(X_j) / (s_j T)`: this is
+/// where neither gains from the other. The exponents sum to 1, so a scale that was put into the model before cancels.
+pub fn balancing_scales(x_absmax: &[f32], w_norm: &[f32]) -> Vec<f32> {
+    assert_eq!(x_absmax.len(), w_norm.len(), "a norm for each channel");
+    let log = |(&x, &w): (&f32, &f32)| match x > 0.0 && w > 0.0 {
+        true => Some((libm::log(x.into()) - 2.0 * libm::log(w.into())) / 3.0),
+        false => None,
+    };
+    let logs: Vec<Option<f64>> = x_absmax.iter().zip(w_norm).map(log).collect();
+    let count = logs.iter().flatten().count().max(1);
+    let mean = logs.iter().flatten().sum::<f64>() / count as f64;
+    let scale = |log: Option<f64>| match log {
+        Some(log) => libm::exp(log - mean).clamp(SCALE_RANGE[0], SCALE_RANGE[1]) as f32,
+        None => 1.0,
+    };
+    logs.into_iter().map(scale).collect()
+}
+
 /// The largest magnitude of each column of `w` [rows, columns] is put into `absmax` [columns] where it is larger: over several
 /// weights that read one input, or several batches of rows of X.
 pub fn widen_column_absmax(absmax: &mut [f32], w: &[f32]) {
