@@ -119,10 +119,8 @@ fn of_quantize(error: &QuantizeError) -> Code {
         QuantizeError::AlreadyQuantized { .. }
         | QuantizeError::Write(WriteError::Occupied { .. }) => Code::Usage,
         QuantizeError::Device(error) => of_device(error),
-        QuantizeError::OverBudget { .. } => Code::Usage,
-        QuantizeError::Write(WriteError::Io { .. })
-        | QuantizeError::NeedsCalibration
-        | QuantizeError::Gptq { .. } => Code::Failure,
+        QuantizeError::OverBudget { .. } | QuantizeError::NeedsCalibration { .. } => Code::Usage,
+        QuantizeError::Write(WriteError::Io { .. }) | QuantizeError::Gptq { .. } => Code::Failure,
     }
 }
 
@@ -424,7 +422,7 @@ mod tests {
                 },
                 2,
             ),
-            (QuantizeError::NeedsCalibration, 1),
+            (QuantizeError::NeedsCalibration { recipe: text() }, 2),
         ];
         for (error, expected) in quantize {
             let error: anyhow::Error = error.into();

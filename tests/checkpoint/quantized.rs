@@ -4,13 +4,13 @@ use crate::files::{
     HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write,
 };
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, FLATTEN_PADDING, KvPrefix, LinearFormat, LoadError, LoadErrorKind,
-    QuantizationConfig, check_flatten_map,
+    ActivationScale, Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, KvPrefix, LinearFormat,
+    LoadError, LoadErrorKind, QuantizationConfig, check_flatten_map,
 };
 use plateau::exec::Executor;
-use plateau::quantize::{round_to_nearest, round_to_nearest_in_shards};
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{Bits, Granularity};
+use plateau_tests::model::round_to_nearest;
 use pollster::block_on;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn round(checkpoint: &Checkpoint, format: LinearFormat, shard_bytes: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    block_on(round_to_nearest_in_shards(
+    block_on(round_to_nearest(
         checkpoint,
         folder.path(),
         format,
@@ -399,9 +399,13 @@ fn progress_ends_at_its_total() {
     let out = tempfile::tempdir().expect("a temporary folder");
     let mut steps = Vec::new();
     let checkpoint = open(folder.path()).expect("valid");
-    block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |step| {
-        steps.push((step.done, step.total))
-    }))
+    block_on(round_to_nearest(
+        &checkpoint,
+        out.path(),
+        W4,
+        DEFAULT_SHARD_BYTES,
+        &mut |step| steps.push((step.done, step.total)),
+    ))
     .expect("rounded");
     assert!(steps.is_sorted());
     assert!(
@@ -416,8 +420,14 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
     let folder = tiny().write();
     let float = open(folder.path()).expect("valid");
     let before = bytes_of(folder.path());
-    let occupied =
-        block_on(round_to_nearest(&float, folder.path(), W4, &mut |_| {})).expect_err("occupied");
+    let occupied = block_on(round_to_nearest(
+        &float,
+        folder.path(),
+        W4,
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ))
+    .expect_err("occupied");
     assert_message(
         &occupied,
         &[&folder.path().display().to_string(), "already"],
@@ -427,15 +437,27 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
     let rounded = round(&float, W4, u64::MAX);
     let out = tempfile::tempdir().expect("a temporary folder");
     let quantized = open(rounded.path()).expect("valid");
-    let twice =
-        block_on(round_to_nearest(&quantized, out.path(), W4, &mut |_| {})).expect_err("quantized");
+    let twice = block_on(round_to_nearest(
+        &quantized,
+        out.path(),
+        W4,
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ))
+    .expect_err("quantized");
     assert_message(&twice, &["quantized already", "round to nearest"]);
     let fixed = LinearFormat {
         activation_scale: ActivationScale::Static,
         ..W4
     };
-    let uncalibrated = block_on(round_to_nearest(&float, out.path(), fixed, &mut |_| {}))
-        .expect_err("no calibration");
+    let uncalibrated = block_on(round_to_nearest(
+        &float,
+        out.path(),
+        fixed,
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ))
+    .expect_err("no calibration");
     assert_message(&uncalibrated, &["calibration"]);
 }
 
@@ -446,8 +468,14 @@ fn weights_that_are_not_finite_are_not_rounded() {
     let folder = model.write();
     let out = tempfile::tempdir().expect("a temporary folder");
     let checkpoint = open(folder.path()).expect("headers are valid");
-    let error =
-        block_on(round_to_nearest(&checkpoint, out.path(), W4, &mut |_| {})).expect_err("NaN");
+    let error = block_on(round_to_nearest(
+        &checkpoint,
+        out.path(),
+        W4,
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ))
+    .expect_err("NaN");
     assert_message(
         &error,
         &["model.safetensors", "lm_head.weight", "element 0", "NaN"],

@@ -1,9 +1,9 @@
 //! Checks against the real models of `shared/`, where it lies beside the workspace.
 
 use crate::files::open;
-use plateau::checkpoint::{Checkpoint, Folder};
-use plateau::quantize::round_to_nearest;
+use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder};
 use plateau::tokenizer::Tokenizer;
+use plateau_tests::model::round_to_nearest;
 use pollster::block_on;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,7 @@ fn the_builtin_model_is_the_demo_model_rounded_to_nearest() {
         &float,
         out.path(),
         quantization.default,
+        DEFAULT_SHARD_BYTES,
         &mut |_| {},
     ))
     .expect("rounded");

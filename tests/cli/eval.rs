@@ -360,7 +360,7 @@ fn read(path: &Path) -> String {
 fn what_cannot_be_evaluated_is_a_wrong_usage() {
     let model = model_and_text();
     let quantized = temporary_folder();
-    let quantize = plateau("quantize --quant w8a8")
+    let quantize = plateau("quantize --recipe rtn-w8a8-dynamic")
         .arg(model.path())
         .arg(quantized.path());
     quantize.ran().succeeded();

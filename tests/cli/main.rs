@@ -421,9 +421,9 @@ fn what_cannot_be_done_is_a_wrong_usage() {
         "bench -p 0 -n 0",
         "bench -m MODEL -p 65 -n 0",
         "bench --shape unknown",
-        "quantize MODEL MODEL --quant w4a8",
-        "quantize MODEL MODEL --quant w4a8 --force",
-        "quantize MODEL MODEL/new --quant w8a8 --group-size 32",
+        "quantize MODEL MODEL --recipe rtn-w4a8",
+        "quantize MODEL MODEL --recipe rtn-w4a8 --force",
+        "quantize MODEL MODEL/new --recipe flattenquant-w4a8",
         "inspect -c 1000000",
     ] {
         let place = |word: &str| match word {
@@ -477,7 +477,7 @@ fn a_model_that_is_not_there_is_named_by_every_command() {
         "inspect no/such/model",
         "logits --ids 1 -o logits.safetensors -m no/such/model",
         "bench -m no/such/model",
-        "quantize no/such/model never-written --quant w8a8",
+        "quantize no/such/model never-written --recipe rtn-w4a8",
     ] {
         let ran = plateau(line).ran();
         ran.failed(NOT_FOUND);
@@ -704,11 +704,14 @@ fn inspect_shows_tensors_and_the_memory_that_a_context_needs() {
 fn a_quantized_copy_gives_the_text_of_rounding_at_load() {
     let model = TinyModel::new();
     let folder = temporary_folder();
-    for quant in ["w8a8", "w4a8", "w4a4"] {
+    for (quant, recipe) in [
+        ("w8a8", "--recipe rtn-w8a8-dynamic"),
+        ("w4a8", "--recipe rtn-w4a8 --group-size 0"),
+    ] {
         let out = folder.path().join(quant);
         let quantize = || {
-            plateau("quantize --quant")
-                .arg(quant)
+            plateau("quantize")
+                .line(recipe)
                 .arg(model.path())
                 .arg(&out)
                 .ran()
@@ -734,7 +737,7 @@ fn a_quantized_copy_gives_the_text_of_rounding_at_load() {
         );
         let of = plateau("inspect --json").arg(&out).ran().succeeded().json();
         assert_eq!(of["format"], quant);
-        let twice = plateau("quantize --quant w4a8").arg(&out);
+        let twice = plateau("quantize --recipe rtn-w4a8").arg(&out);
         let twice = twice.arg(folder.path().join("twice")).ran();
         twice.failed(USAGE);
         assert!(
@@ -752,7 +755,7 @@ fn a_quantized_copy_can_be_forced_beside_other_files() {
     let notes = out.path().join("notes.txt");
     write_file(&notes, "mine");
     let quantize = |line: &str| {
-        let command = plateau("quantize --quant w4a8 --group-size 32").line(line);
+        let command = plateau("quantize --recipe rtn-w4a8").line(line);
         command.arg(model.path()).arg(out.path()).ran()
     };
     quantize("").failed(USAGE);

@@ -5,7 +5,6 @@ use plateau::checkpoint::{
     LinearFormat, NewTensor,
 };
 use plateau::exec::Executor;
-use plateau::quantize::round_to_nearest;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{Bits, Granularity, KvType};
@@ -27,7 +26,8 @@ const W8: LinearFormat = LinearFormat {
 async fn rounded(golden: &Path) -> (TempDir, Checkpoint) {
     let float = model::open(golden).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let done = round_to_nearest(&float, folder.path(), W8, &mut |_| {}).await;
+    let done =
+        model::round_to_nearest(&float, folder.path(), W8, DEFAULT_SHARD_BYTES, &mut |_| {}).await;
     done.unwrap_or_else(|error| panic!("{error}"));
     let checkpoint = model::open(folder.path()).await;
     (folder, checkpoint)

@@ -1,8 +1,7 @@
 //! Rounding to nearest into a checkpoint and while loading: the same integers, so the same logits.
 
-use plateau::checkpoint::{ActivationScale, LinearFormat};
+use plateau::checkpoint::{ActivationScale, DEFAULT_SHARD_BYTES, LinearFormat};
 use plateau::exec::Executor;
-use plateau::quantize::round_to_nearest;
 use plateau::session::LoadOptions;
 use plateau::tensor::{Bits, Granularity, Quant};
 use plateau_tests::model;
@@ -29,7 +28,14 @@ fn a_rounded_checkpoint_computes_what_rounding_while_loading_does() {
                     .map(|i| (i * i + 5) % float.config.vocab_size)
                     .collect();
                 let out = tempfile::tempdir().expect("a folder");
-                let rounded = round_to_nearest(&float, out.path(), format, &mut |_| {}).await;
+                let rounded = model::round_to_nearest(
+                    &float,
+                    out.path(),
+                    format,
+                    DEFAULT_SHARD_BYTES,
+                    &mut |_| {},
+                )
+                .await;
                 rounded.unwrap_or_else(|error| panic!("{what}: {error}"));
                 let rounded = model::open(out.path()).await;
                 for (name, [rows, columns]) in rounded.config.float_matrices() {

@@ -1,7 +1,8 @@
 //! Models for tests: the goldens of this repository, the built-in model, and larger ones that may lie beside it.
 
-use plateau::checkpoint::{Checkpoint, Folder};
+use plateau::checkpoint::{Checkpoint, Folder, LinearFormat};
 use plateau::exec::Executor;
+use plateau::quantize::{Progress, QuantizeError, Recipe, Source, quantize};
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{KvType, Quant};
 use std::path::{Path, PathBuf};
@@ -92,4 +93,23 @@ pub async fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32>
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     ids
+}
+
+/// A checkpoint in `out_dir` with every linear of `float` rounded to `format`.
+pub async fn round_to_nearest(
+    float: &Checkpoint,
+    out_dir: &Path,
+    format: LinearFormat,
+    shard_bytes: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), QuantizeError> {
+    let source = Source {
+        checkpoint: float,
+        samples: None,
+        outliers: None,
+    };
+    let recipe = Recipe::rounding(format);
+    let mut twin = Executor::twin();
+    let done = quantize(&source, &mut twin, &recipe, out_dir, shard_bytes, progress);
+    done.await.map(|_| ())
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// How the built-in model is quantized: flags of `plateau quantize`.
-const RECIPE: &[&str] = &["--quant", "w4a8", "--group-size", "32"];
+const RECIPE: &[&str] = &["--recipe", "rtn-w4a8"];
 
 /// What the binary may carry.
 const MAX_BYTES: u64 = 12_000_000;

@@ -1,7 +1,7 @@
 //! `plateau quantize`: a quantized copy of a float model.
 
 use crate::args::{KnobArgs, Quantize};
-use crate::console::{Console, Unit};
+use crate::console::{Console, Unit, bytes, print_line};
 use crate::exit::{CliError, usage};
 use crate::load;
 use crate::text::read_text;
@@ -11,10 +11,15 @@ use plateau::quantize::calibrate::Samples;
 use plateau::quantize::gptq::{GptqConfig, Order};
 use plateau::quantize::pipeline::{Progress, Source, all_tensors, decide, write};
 use plateau::quantize::recipe::{BitPolicy, Recipe};
-use plateau::quantize::report::{LayerReport, Report, totals};
+use plateau::quantize::report::{
+    CalibrationReport, CostReport, LayerReport, Report, peak_memory, totals,
+};
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
+/// Of the quantized folder.
+const MODEL_CARD: &str = "README.md";
 /// Tokens of a calibration window, where the model's context holds them.
 const DEFAULT_WINDOW: u32 = 512;
 
@@ -39,6 +44,7 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
         }),
     };
     let layers = u64::from(checkpoint.config.num_hidden_layers);
+    let start = Instant::now();
     let progress = console.progress("calibrating", layers, Unit::Steps);
     let plan = decide(
         &source,
@@ -48,45 +54,98 @@ pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
     )
     .await?;
     drop(progress);
-    if args.dry_run {
-        return Ok(());
+    let calibrated = Instant::now();
+    let mut errors = Vec::new();
+    if !args.dry_run {
+        let progress = console.progress("quantizing", layers, Unit::Steps);
+        let mut advance = |now: Progress| progress.set(now.done);
+        errors = write(
+            &source,
+            &mut opened.executor,
+            &recipe,
+            &plan,
+            &args.out,
+            DEFAULT_SHARD_BYTES,
+            &mut advance,
+        )
+        .await?;
     }
-    let progress = console.progress("quantizing", layers, Unit::Steps);
-    let errors = write(
-        &source,
-        &mut opened.executor,
-        &recipe,
-        &plan,
-        &args.out,
-        DEFAULT_SHARD_BYTES,
-        &mut |now: Progress| progress.set(now.done),
-    )
-    .await?;
-    drop(progress);
-    let layers: Vec<LayerReport> = plan
-        .iter()
-        .enumerate()
-        .map(|(layer, plan)| LayerReport::new(layer, plan, &errors))
-        .collect();
     let (bits_per_weight, int4_share, added_channels) = totals(&plan);
     let tensors = all_tensors(&checkpoint, &recipe, &plan)?;
     let report = Report {
         model: checkpoint.folder.name(),
         recipe: recipe.name.clone(),
         settings: format!("{recipe:?}"),
-        calibration: None,
-        injected_outliers: None,
+        calibration: samples.as_ref().zip(args.calibration.calib.as_ref()).map(
+            |(samples, file)| CalibrationReport {
+                file: file_name(file),
+                windows: samples.windows.len(),
+                tokens_per_window: samples.window(),
+                stored_tokens: usize::from(recipe.prefix),
+                seed: args.calibration.seed,
+            },
+        ),
+        injected_outliers: source.outliers.map(|outliers| {
+            format!(
+                "{},{},{}",
+                outliers.share, outliers.lowest, outliers.highest
+            )
+        }),
         device: opened.executor.name().to_owned(),
         bytes: tensors.iter().map(NewTensor::bytes).sum(),
         bits_per_weight,
         int4_share,
         added_channels,
-        layers,
-        cost: None,
+        layers: plan
+            .iter()
+            .enumerate()
+            .map(|(layer, plan)| LayerReport::new(layer, plan, &errors))
+            .collect(),
+        cost: CostReport {
+            calibrating_seconds: (calibrated - start).as_secs_f64(),
+            quantizing_seconds: calibrated.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory(),
+        },
     };
-    console.note(report.model_card());
-    console.note(format!("{}: {}", args.out.display(), recipe.name));
+    if let Some(file) = &args.report {
+        let json = serde_json::to_string_pretty(&report)?;
+        write_file(file, &json)?;
+    }
+    if args.dry_run {
+        print_line(&report.table())?;
+    } else {
+        write_file(&args.out.join(MODEL_CARD), &report.model_card())?;
+    }
+    console.note(format!(
+        "{}{}: {}, {} of tensors, {:.2} bits for each weight of the linears, {:.2} % of their work in INT4 by INT4, {:.2} % channels added",
+        args.out.display(),
+        if args.dry_run { " (not written)" } else { "" },
+        report.recipe,
+        bytes(report.bytes),
+        report.bits_per_weight,
+        100.0 * report.int4_share,
+        100.0 * report.added_channels,
+    ));
     Ok(())
+}
+
+/// The last part of a path: a report does not tell where its writer keeps files.
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || "-".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|source| {
+        CliError::File {
+            verb: "write",
+            path: path.display().to_string(),
+            source,
+        }
+        .into()
+    })
 }
 
 /// The recipe with what was asked for on the command line.

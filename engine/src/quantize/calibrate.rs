@@ -174,11 +174,6 @@ impl<'a> Stage<'a> {
         self.model.weights.linears().map(names).collect()
     }
 
-    /// Bytes of the buffers that outlive a step.
-    pub fn device_bytes(&self) -> u64 {
-        self.model.shared.bytes()
-    }
-
     /// Norms, and what else is used as it is.
     pub fn write_vectors(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
         for norm in self.model.weights.norms() {

@@ -144,8 +144,8 @@ impl LinearPlan {
         }
     }
 
-    /// Integers for `weights` [out, in]. With a factor of the Hessian of the flat inputs by GPTQ, otherwise rounded;
-    /// `importance` is the Hessian's diagonal, or empty.
+    /// Integers for `weights` [out, in]: by GPTQ with a factor of the Hessian of the flat inputs, whose diagonal is
+    /// `importance`; otherwise rounded to nearest.
     pub fn quantize(
         &self,
         weights: &[f32],
@@ -156,6 +156,9 @@ impl LinearPlan {
     ) -> (QuantizedLinear, WeightError) {
         let flat = self.flat_weights(weights);
         let features = self.flat_features() as usize;
+        let Some(factor) = factor else {
+            return (self.round(&flat, bias), WeightError::default());
+        };
         let config = GridConfig {
             bits: self.format.weight_bits,
             granularity: self.format.weight_scale,
@@ -163,18 +166,13 @@ impl LinearPlan {
             clip,
         };
         let grid = Grid::fit(&flat, features, importance, config);
-        let (q, error) = match factor {
-            None => (grid.round(&flat), WeightError::default()),
-            Some(factor) => {
-                let result = gptq(&flat, factor, &grid);
-                let error = WeightError {
-                    gptq: result.errors.iter().sum(),
-                    rounding: result.rounding_errors.iter().sum(),
-                    damping: factor.damping_share,
-                };
-                (result.q, error)
-            }
+        let result = gptq(&flat, factor, &grid);
+        let error = WeightError {
+            gptq: result.errors.iter().sum(),
+            rounding: result.rounding_errors.iter().sum(),
+            damping: factor.damping_share,
         };
+        let q = result.q;
         let rows = q.par_chunks_exact(features);
         let words = match self.format.weight_bits {
             Bits::Int8 => rows.flat_map_iter(|row| pack::pack_i8(row)).collect(),
@@ -194,11 +192,48 @@ impl LinearPlan {
             bias: bias.to_vec(),
             out_features: out,
         };
-        debug_assert_eq!(
-            quantized.scales.len(),
-            self.format.num_scales(self.shape.out_features) as usize
-        );
         (quantized, error)
+    }
+
+    /// Flat weights to nearest, as they are rounded while a float model is loaded.
+    fn round(&self, flat: &[f32], bias: &[f32]) -> QuantizedLinear {
+        let format = self.format;
+        let group_size = format.group_size as usize;
+        let scale_of = |absmax: f32| match format.weight_bits {
+            Bits::Int8 => pack::scale_i8(absmax),
+            Bits::Int4 => pack::scale_i4(absmax, group_size),
+        };
+        let tensor_scale = match format.weight_scale {
+            Granularity::PerTensor => Some(scale_of(pack::absmax(flat))),
+            Granularity::PerChannel => None,
+        };
+        let rows: Vec<(f32, Vec<u32>, Vec<u32>)> = flat
+            .par_chunks_exact(self.flat_features() as usize)
+            .map(|row| {
+                let scale = tensor_scale.unwrap_or_else(|| scale_of(pack::absmax(row)));
+                let (words, multipliers) = match format.weight_bits {
+                    Bits::Int8 => (pack::quantize_row_i8_with_scale(row, scale), Vec::new()),
+                    Bits::Int4 => pack::quantize_row_i4_with_scale(row, group_size, scale),
+                };
+                (scale, words, multipliers)
+            })
+            .collect();
+        let num_scales = format.num_scales(self.shape.out_features) as usize;
+        QuantizedLinear {
+            words: rows
+                .iter()
+                .flat_map(|(_, words, _)| words)
+                .copied()
+                .collect(),
+            scales: rows
+                .iter()
+                .map(|(scale, _, _)| *scale)
+                .take(num_scales)
+                .collect(),
+            multipliers: rows.iter().flat_map(|(_, _, m)| m).copied().collect(),
+            bias: bias.to_vec(),
+            out_features: self.shape.out_features as usize,
+        }
     }
 }
 

@@ -13,8 +13,45 @@ pub mod outliers;
 pub mod pipeline;
 pub mod recipe;
 pub mod report;
-pub mod rtn;
 mod sensitivity;
 pub mod smooth;
 
-pub use rtn::{QuantizeError, round_to_nearest, round_to_nearest_in_shards};
+pub use pipeline::{Progress, Source, quantize};
+pub use recipe::Recipe;
+
+use crate::checkpoint::{CopyError, LoadError, WriteError};
+use crate::exec::DeviceError;
+
+/// Why a model cannot be quantized.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizeError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("{folder}: quantized already ({recipe}); quantizing needs the float model")]
+    AlreadyQuantized { folder: String, recipe: String },
+    #[error("the recipe {recipe} needs calibration: sample text")]
+    NeedsCalibration { recipe: String },
+    #[error("{rest} bytes go to embedding, head and norms; of the rest, {source}")]
+    OverBudget {
+        rest: u64,
+        source: bit_width::OverBudget,
+    },
+    #[error("{linear}: {source}")]
+    Gptq {
+        linear: String,
+        source: gptq::GptqError,
+    },
+}
+
+impl From<CopyError> for QuantizeError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Load(error) => Self::Load(error),
+            CopyError::Write(error) => Self::Write(error),
+        }
+    }
+}

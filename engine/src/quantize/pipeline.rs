@@ -39,6 +39,9 @@ const TILE: usize = 64;
 /// Bytes in memory at a time of a tensor that is copied.
 const COPY_BYTES: u64 = 1 << 24;
 
+/// What a tensor takes in a safetensors header, at most for the names that there are.
+const HEADER_BYTES: u64 = 160;
+
 /// Layers done, of how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
@@ -109,6 +112,31 @@ struct DecidedLayer {
     prefix: LayerPrefix,
 }
 
+/// Both passes: writes the quantized checkpoint into `out_dir`.
+///
+/// The same model, recipe, samples and device make the same bytes, and on the CPU twins everywhere the same.
+pub async fn quantize(
+    source: &Source<'_>,
+    executor: &mut Executor,
+    recipe: &Recipe,
+    out_dir: &Path,
+    shard_bytes: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<LayerPlan>, QuantizeError> {
+    let plan = decide(source, executor, recipe, progress).await?;
+    write(
+        source,
+        executor,
+        recipe,
+        &plan,
+        out_dir,
+        shard_bytes,
+        progress,
+    )
+    .await?;
+    Ok(plan)
+}
+
 /// The first pass: how each layer will be quantized.
 pub async fn decide(
     source: &Source<'_>,
@@ -117,7 +145,17 @@ pub async fn decide(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<LayerPlan>, QuantizeError> {
     let config = &source.checkpoint.config;
+    if let Some(quantization) = &source.checkpoint.quantization {
+        return Err(QuantizeError::AlreadyQuantized {
+            folder: source.checkpoint.folder.name(),
+            recipe: quantization.recipe.clone(),
+        });
+    }
     let Some(samples) = source.samples else {
+        if recipe.needs_calibration() {
+            let recipe = recipe.name.clone();
+            return Err(QuantizeError::NeedsCalibration { recipe });
+        }
         return Ok((0..config.num_hidden_layers)
             .map(|layer| uncalibrated(config, recipe, layer))
             .collect());
@@ -234,7 +272,7 @@ fn format(recipe: &Recipe, choice: Choice) -> LinearFormat {
         activation_bits: choice.activations,
         activation_scale: match recipe.activations {
             Activations::Static => ActivationScale::Static,
-            Activations::Dynamic | Activations::Float => ActivationScale::Dynamic,
+            Activations::Dynamic => ActivationScale::Dynamic,
         },
     }
 }
@@ -408,8 +446,11 @@ fn choose(
                 (0..group.candidates.len()).map(candidate).collect()
             };
             let candidates: Vec<Vec<SizedCandidate>> = linears.iter().map(sized).collect();
-            let rest = other_tensors(checkpoint, recipe)?;
-            let rest = rest.iter().map(NewTensor::bytes).sum();
+            let rest = all_tensors(checkpoint, recipe, &[])?;
+            let rest = rest.iter().map(NewTensor::bytes).sum::<u64>();
+            // A header names each of the tensors: a linear has up to seven.
+            let headers = HEADER_BYTES * (7 * linears.len() + 2 * layers.len() + 16) as u64;
+            let rest = rest + headers;
             choose_within(&candidates, budget.saturating_sub(rest))
                 .map_err(|source| QuantizeError::OverBudget { rest, source })
         }
@@ -516,7 +557,7 @@ fn candidate(
         Activations::Static => {
             choose_static(&stats, &total, choice.activations, recipe.parts, max_added)
         }
-        Activations::Dynamic | Activations::Float => StaticChoice::exact(channels),
+        Activations::Dynamic => StaticChoice::exact(channels),
     };
     let threshold = input.threshold;
     let input_divergence = divergence(threshold, choice.activations, |histogram| {
@@ -589,8 +630,7 @@ fn linear_plans(
     decided.group.linears.iter().zip(chosen).map(plan).collect()
 }
 
-/// The second pass: writes the checkpoint. Returns what GPTQ left of each linear's error, and the most bytes that buffers took on
-/// the device.
+/// The second pass: writes the checkpoint. Returns what GPTQ left of each linear's error.
 pub async fn write(
     source: &Source<'_>,
     executor: &mut Executor,
@@ -616,6 +656,8 @@ pub async fn write(
         None => Vec::new(),
     };
     let mut errors = Vec::new();
+    // Small, and written after the linears.
+    let (mut norms, mut stored) = (Vec::new(), Vec::new());
     for (layer, plan) in plan.iter().enumerate() {
         let layer = layer as u32;
         progress(Progress {
@@ -649,12 +691,10 @@ pub async fn write(
             }
         };
         for (name, _) in config.layer_norms(layer) {
-            writer.append_f32(&name, weights.tensor(&name))?;
+            norms.push(weights.tensor(&name).to_vec());
         }
         if prefix > 0 {
-            let [k, v] = config.kv_prefix_tensors(layer);
-            writer.append_f32(&k, &prefix_rows.k)?;
-            writer.append_f32(&v, &prefix_rows.v)?;
+            stored.extend([prefix_rows.k, prefix_rows.v]);
         }
         let linears = plan.groups.iter().flat_map(|group| &group.linears);
         for (linear, quantized) in linears.zip(&quantized) {
@@ -662,7 +702,11 @@ pub async fn write(
         }
     }
     for (name, len) in config.final_norms() {
-        writer.append_f32(&name, &checkpoint.read_f32(&name, 0, len as usize).await?)?;
+        norms.push(checkpoint.read_f32(&name, 0, len as usize).await?);
+    }
+    let names = other_vectors(config, recipe).into_iter();
+    for (tensor, values) in names.zip(norms.iter().chain(&stored)) {
+        writer.append_f32(&tensor.name, values)?;
     }
     for (name, _) in config.float_matrices() {
         copy_tensor(checkpoint, &mut writer, &format!("{name}.weight")).await?;
@@ -754,26 +798,11 @@ pub fn all_tensors(
 ) -> Result<Vec<NewTensor>, QuantizeError> {
     let config = &checkpoint.config;
     let mut tensors: Vec<NewTensor> = tables(config).flat_map(|table| table.tensors()).collect();
-    for (layer, plan) in plan.iter().enumerate() {
-        tensors.extend(layer_vectors(config, layer as u32, recipe));
-        let linears = plan.groups.iter().flat_map(|group| &group.linears);
-        tensors.extend(linears.flat_map(LinearPlan::tensors));
-    }
-    tensors.extend(last_tensors(checkpoint)?);
-    Ok(tensors)
-}
-
-/// All tensors but the layers' linears.
-fn other_tensors(
-    checkpoint: &Checkpoint,
-    recipe: &Recipe,
-) -> Result<Vec<NewTensor>, QuantizeError> {
-    let config = &checkpoint.config;
-    let mut tensors: Vec<NewTensor> = tables(config).flat_map(|table| table.tensors()).collect();
-    for layer in 0..config.num_hidden_layers {
-        tensors.extend(layer_vectors(config, layer, recipe));
-    }
-    tensors.extend(last_tensors(checkpoint)?);
+    let groups = plan.iter().flat_map(|layer| &layer.groups);
+    let linears = groups.flat_map(|group| &group.linears);
+    tensors.extend(linears.flat_map(LinearPlan::tensors));
+    tensors.extend(other_vectors(config, recipe));
+    tensors.extend(float_matrices(checkpoint)?);
     Ok(tensors)
 }
 
@@ -790,43 +819,38 @@ fn tables(config: &ModelConfig) -> impl Iterator<Item = LinearPlan> + '_ {
     })
 }
 
-/// A layer's tensors besides its linears: norms, then the stored keys and values.
-fn layer_vectors(config: &ModelConfig, layer: u32, recipe: &Recipe) -> Vec<NewTensor> {
-    let mut tensors = vectors(&config.layer_norms(layer));
+/// Norms, then the stored keys and values.
+fn other_vectors(config: &ModelConfig, recipe: &Recipe) -> Vec<NewTensor> {
+    let tensor = |name: String, shape: &[u32]| NewTensor {
+        name,
+        dtype: Dtype::F32,
+        shape: shape.iter().copied().map(u64::from).collect(),
+    };
+    let norms = config.norms().into_iter();
+    let mut tensors: Vec<NewTensor> = norms.map(|(name, len)| tensor(name, &[len])).collect();
     if recipe.prefix {
-        let width = u64::from(config.num_key_value_heads * config.head_dim);
-        tensors.extend(config.kv_prefix_tensors(layer).map(|name| NewTensor {
-            name,
-            dtype: Dtype::F32,
-            shape: vec![1, width],
-        }));
+        let width = config.num_key_value_heads * config.head_dim;
+        let layers = 0..config.num_hidden_layers;
+        let names = layers.flat_map(|layer| config.kv_prefix_tensors(layer));
+        tensors.extend(names.map(|name| tensor(name, &[1, width])));
     }
     tensors
 }
 
-/// What follows the layers: norms, then matrices that stay as they are.
-fn last_tensors(checkpoint: &Checkpoint) -> Result<Vec<NewTensor>, QuantizeError> {
-    let mut tensors = vectors(&checkpoint.config.final_norms());
-    for (name, shape) in checkpoint.config.float_matrices() {
+/// Matrices that stay as they are.
+fn float_matrices(checkpoint: &Checkpoint) -> Result<Vec<NewTensor>, QuantizeError> {
+    let matrices = checkpoint.config.float_matrices().into_iter();
+    let tensors = matrices.map(|(name, shape)| {
         let name = format!("{name}.weight");
         let shape = shape.map(u64::from);
         let dtype = checkpoint.expect_float(&name, &shape)?.dtype;
-        tensors.push(NewTensor {
+        Ok(NewTensor {
             name,
             dtype,
             shape: shape.to_vec(),
-        });
-    }
-    Ok(tensors)
-}
-
-fn vectors(named: &[(String, u32)]) -> Vec<NewTensor> {
-    let tensor = |(name, len): &(String, u32)| NewTensor {
-        name: name.clone(),
-        dtype: Dtype::F32,
-        shape: vec![u64::from(*len)],
-    };
-    named.iter().map(tensor).collect()
+        })
+    });
+    tensors.collect()
 }
 
 /// The most common format as the default, the others as overrides.

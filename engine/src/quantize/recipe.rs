@@ -1,13 +1,12 @@
 //! Recipes: the same steps, each with what it does or leaves out.
 
 use super::gptq::{GptqConfig, Order};
+use crate::checkpoint::{ActivationScale, LinearFormat};
 use crate::tensor::{Bits, Granularity};
 
 /// How the linears' inputs become integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
-    /// They stay floats: a measure of the weights alone, which runs as a float model does.
-    Float,
     /// A scale for each token, from its absmax.
     Dynamic,
     /// One scale for the tensor, found by calibration.
@@ -82,7 +81,7 @@ pub struct Recipe {
 }
 
 /// Names and one line each, in the order of the help.
-pub const RECIPES: [(&str, &str); 11] = [
+pub const RECIPES: [(&str, &str); 9] = [
     (
         "flattenquant-w4a8",
         "INT4 weights in groups, INT8 activations flattened to one static scale (the default)",
@@ -112,14 +111,6 @@ pub const RECIPES: [(&str, &str); 11] = [
     (
         "rtn-w8a8-dynamic",
         "round to nearest, INT8 by channel, a scale for each token; needs no calibration",
-    ),
-    (
-        "gptq-w4a16",
-        "GPTQ, INT4 in groups of 128, float activations",
-    ),
-    (
-        "rtn-w4a16",
-        "round to nearest, INT4 in groups of 32, float activations; needs no calibration",
     ),
 ];
 
@@ -166,11 +157,6 @@ impl Recipe {
             weight_scale: Granularity::PerChannel,
             ..plain.clone()
         };
-        let float = Self {
-            activations: Activations::Float,
-            bits: all(int4, int8),
-            ..dynamic.clone()
-        };
         Some(match name {
             "flattenquant-w4a8" => Self {
                 bits: all(int4, int8),
@@ -203,20 +189,36 @@ impl Recipe {
                 ..dynamic
             },
             "rtn-w8a8-dynamic" => dynamic,
-            "gptq-w4a16" => Self {
-                group_size: 128,
-                gptq: Some(GptqConfig::default()),
-                ..float
-            },
-            "rtn-w4a16" => Self {
-                group_size: 32,
-                ..float
-            },
             _ => return None,
         })
     }
 
-    /// The bits that a group of linears may get, the coarsest first.
+    /// Every linear in `format` by rounding to nearest; no calibration.
+    pub fn rounding(format: LinearFormat) -> Self {
+        Self {
+            name: "round to nearest".to_owned(),
+            activations: match format.activation_scale {
+                ActivationScale::Dynamic => Activations::Dynamic,
+                ActivationScale::Static => Activations::Static,
+            },
+            bits: BitPolicy::All {
+                weights: format.weight_bits,
+                activations: format.activation_bits,
+            },
+            weight_scale: format.weight_scale,
+            group_size: format.group_size,
+            smoothing: Smoothing::Off,
+            parts: Parts::None,
+            added_int4: 0.0,
+            added_int8: 0.0,
+            added_down: 0.0,
+            gptq: None,
+            clip: false,
+            prefix: false,
+        }
+    }
+
+    /// The bits that a linear may get, the coarsest first.
     pub fn choices(&self) -> Vec<Choice> {
         let (int4, int8) = (Bits::Int4, Bits::Int8);
         let choice = |weights, group_size, activations| Choice {

@@ -27,8 +27,7 @@ pub struct Report {
     /// Channels that flattening added, for each of the linears' input channels.
     pub added_channels: f64,
     pub layers: Vec<LayerReport>,
-    /// Of the two passes; absent after a dry run of the first.
-    pub cost: Option<CostReport>,
+    pub cost: CostReport,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -86,10 +85,6 @@ pub struct LinearReport {
 pub struct CostReport {
     pub calibrating_seconds: f64,
     pub quantizing_seconds: f64,
-    /// Most that the buffers on the device took together.
-    pub device_bytes: u64,
-    /// Samples' hidden states on the host.
-    pub hidden_bytes: u64,
     /// Most that the process had in memory, where the system tells.
     pub peak_memory_bytes: Option<u64>,
 }
