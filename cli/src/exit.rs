@@ -119,7 +119,9 @@ fn of_quantize(error: &QuantizeError) -> Code {
         QuantizeError::AlreadyQuantized { .. }
         | QuantizeError::Write(WriteError::Occupied { .. }) => Code::Usage,
         QuantizeError::Device(error) => of_device(error),
-        QuantizeError::OverBudget { .. } | QuantizeError::NeedsCalibration { .. } => Code::Usage,
+        QuantizeError::OverBudget { .. }
+        | QuantizeError::Prefix { .. }
+        | QuantizeError::NeedsCalibration { .. } => Code::Usage,
         QuantizeError::Write(WriteError::Io { .. }) | QuantizeError::Gptq { .. } => Code::Failure,
     }
 }

@@ -1,8 +1,9 @@
-//! The quantizer's mathematics, by its properties and against slow, obvious programs in float64.
+//! The quantizer: its mathematics by properties and against slow, obvious programs in float64; its recipes over whole models.
 
 mod bit_width;
 mod flatten;
 mod gptq;
 mod grid;
 mod oracle;
+mod recipes;
 mod smooth;

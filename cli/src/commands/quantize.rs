@@ -24,12 +24,20 @@ const MODEL_CARD: &str = "README.md";
 const DEFAULT_WINDOW: u32 = 512;
 
 pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
-    let recipe = with_knobs(&args.recipe, &args.knobs)?;
+    let mut recipe = with_knobs(&args.recipe, &args.knobs)?;
     let folder = load::folder(Some(&args.model))?;
     if !args.dry_run {
         check_out(&args.out, args.force, &folder)?;
     }
     let checkpoint = Checkpoint::open(folder).await?;
+    // Without a token that begins every text there is none to be stored.
+    if recipe.prefix && checkpoint.generation.bos_token_id.is_none() {
+        if args.knobs.prefix == Some(true) {
+            let line = "--prefix on: the model has no token that begins a text";
+            return Err(usage(line));
+        }
+        recipe.prefix = false;
+    }
     let samples = match recipe.needs_calibration() {
         true => Some(samples(args, &recipe, &checkpoint).await?),
         false => None,

@@ -35,6 +35,15 @@ pub enum QuantizeError {
     AlreadyQuantized { folder: String, recipe: String },
     #[error("the recipe {recipe} needs calibration: sample text")]
     NeedsCalibration { recipe: String },
+    #[error(
+        "the recipe {recipe} stores keys and values of the first token, but window {window} of the sample text begins with token {found}, the first one with {expected}"
+    )]
+    Prefix {
+        recipe: String,
+        window: usize,
+        found: u32,
+        expected: u32,
+    },
     #[error("{rest} bytes go to embedding, head and norms; of the rest, {source}")]
     OverBudget {
         rest: u64,

@@ -160,6 +160,7 @@ pub async fn decide(
             .map(|layer| uncalibrated(config, recipe, layer))
             .collect());
     };
+    check_prefix(recipe, samples)?;
     let mut report = |done: u32| {
         progress(Progress {
             done: done.into(),
@@ -238,6 +239,21 @@ pub async fn decide(
         }
     });
     Ok(plans.collect())
+}
+
+/// Whether all windows begin with the token that the recipe stores.
+fn check_prefix(recipe: &Recipe, samples: &Samples) -> Result<(), QuantizeError> {
+    let first = |window: usize| samples.windows[window][0];
+    let other = (0..samples.windows.len()).find(|&window| first(window) != first(0));
+    match other.filter(|_| recipe.prefix) {
+        None => Ok(()),
+        Some(window) => Err(QuantizeError::Prefix {
+            recipe: recipe.name.clone(),
+            window,
+            found: first(window),
+            expected: first(0),
+        }),
+    }
 }
 
 /// A layer whose recipe needs no samples.

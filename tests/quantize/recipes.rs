@@ -1,0 +1,277 @@
+//! Recipes over whole models: what is written can be read, computes about what the float model does, and is the same each time.
+
+use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Fold};
+use plateau::exec::Executor;
+use plateau::quantize::calibrate::Samples;
+use plateau::quantize::layer::{HostLayer, Producer};
+use plateau::quantize::outliers::Outliers;
+use plateau::quantize::pipeline::{LayerPlan, all_tensors, decide};
+use plateau::quantize::recipe::{BitPolicy, RECIPES};
+use plateau::quantize::report::totals;
+use plateau::quantize::{QuantizeError, Recipe, Source, quantize};
+use plateau::tensor::Bits;
+use plateau_tests::tolerance::{QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8, Tolerance};
+use plateau_tests::{Rng, device, model};
+use pollster::block_on;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const WINDOW: usize = 24;
+
+/// Random text: the goldens are random models.
+fn samples(checkpoint: &Checkpoint, windows: usize, seed: u64) -> Samples {
+    let mut rng = Rng::new(seed);
+    let ids: Vec<u32> = (0..windows * (WINDOW - 1))
+        .map(|_| rng.below(checkpoint.config.vocab_size))
+        .collect();
+    Samples::new(&ids, Some(1), WINDOW, windows, 0).expect("some windows")
+}
+
+fn recipe(name: &str) -> Recipe {
+    Recipe::named(name).expect("a recipe")
+}
+
+fn run(
+    checkpoint: &Checkpoint,
+    executor: &mut Executor,
+    recipe: &Recipe,
+    out: &Path,
+) -> Result<Vec<LayerPlan>, QuantizeError> {
+    let samples = samples(checkpoint, 6, 7);
+    let source = Source {
+        checkpoint,
+        samples: recipe.needs_calibration().then_some(&samples),
+        outliers: None,
+    };
+    block_on(quantize(
+        &source,
+        executor,
+        recipe,
+        out,
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ))
+}
+
+/// Every file of a folder.
+fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let read = |path: &Path| std::fs::read(path).expect("readable");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| {
+            (
+                path.display()
+                    .to_string()
+                    .replace(&folder.display().to_string(), ""),
+                read(&path),
+            )
+        })
+        .collect()
+}
+
+/// Root mean square of the difference of the logits from the float model's, over theirs.
+fn error(float: &Checkpoint, quantized: &Path) -> f64 {
+    block_on(async {
+        let ids: Vec<u32> = samples(float, 1, 99).windows[0].clone();
+        let options = model::f32_options();
+        let mut session = model::load(float, Executor::twin(), &options).await;
+        let expected = model::logits(&mut session, &ids, None).await;
+        let quantized = model::open(quantized).await;
+        let options = plateau::session::LoadOptions::default();
+        let mut session = model::load(&quantized, Executor::twin(), &options).await;
+        let found = model::logits(&mut session, &ids, None).await;
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+        let difference = square(&mut found.iter().zip(&expected).map(|(f, e)| f64::from(f - e)));
+        (difference / square(&mut expected.iter().map(|e| f64::from(*e)))).sqrt()
+    })
+}
+
+fn tolerance(name: &str) -> Option<Tolerance> {
+    match name {
+        "flattenquant-w8a8" | "smoothquant-w8a8" | "rtn-w8a8" | "rtn-w8a8-dynamic" => {
+            Some(QUANTIZED_INT8)
+        }
+        "flattenquant-w4a8" | "rtn-w4a8" => Some(QUANTIZED_INT4),
+        "flattenquant" => Some(QUANTIZED_INT4_BY_INT4),
+        // The baselines that are expected to fail.
+        _ => None,
+    }
+}
+
+#[test]
+fn every_recipe_quantizes_every_family() {
+    let mut wrong = Vec::new();
+    for folder in model::goldens() {
+        let float = block_on(model::open(&folder));
+        for (name, _) in RECIPES {
+            let what = format!("{} {name}", folder.display());
+            let out = tempfile::tempdir().expect("a folder");
+            let plan = run(&float, &mut Executor::twin(), &recipe(name), out.path());
+            let plan = plan.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let found = error(&float, out.path());
+            println!("{what}: {found:.4}");
+            assert!(found.is_finite(), "{what}");
+            if let Some(tolerance) = tolerance(name).filter(|t| found > t.relative) {
+                wrong.push(format!("{what}: {found:.4}, {}", tolerance.name));
+            }
+            let (_, int4_share, _) = totals(&plan);
+            match recipe(name).bits {
+                BitPolicy::Int4Share(share) => assert!(int4_share >= share, "{what}: {int4_share}"),
+                BitPolicy::All {
+                    weights: Bits::Int4,
+                    activations: Bits::Int4,
+                } => assert_eq!(int4_share, 1.0),
+                _ => assert_eq!(int4_share, 0.0, "{what}"),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_same_input_makes_the_same_bytes_whatever_the_threads() {
+    let folder = &model::goldens()[0];
+    let float = block_on(model::open(folder));
+    for name in ["flattenquant", "flattenquant-w4a8"] {
+        let made = [1, 3].map(|threads| {
+            let out = tempfile::tempdir().expect("a folder");
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.expect("a pool");
+            pool.install(|| run(&float, &mut Executor::twin(), &recipe(name), out.path()))
+                .unwrap_or_else(|error| panic!("{error}"));
+            bytes_of(out.path())
+        });
+        assert!(made[0] == made[1], "{name}");
+        assert!(made[0].contains_key("/model.safetensors"));
+    }
+}
+
+#[test]
+fn a_gpu_calibrates_as_well_as_the_twins() {
+    let folder = &model::goldens()[0];
+    let float = block_on(model::open(folder));
+    for mut executor in block_on(device::portable_devices()) {
+        let out = tempfile::tempdir().expect("a folder");
+        let written = run(&float, &mut executor, &recipe("flattenquant"), out.path());
+        written.unwrap_or_else(|error| panic!("{}: {error}", executor.name()));
+        let found = error(&float, out.path());
+        assert!(
+            found <= QUANTIZED_INT4_BY_INT4.relative,
+            "{}: {found}",
+            executor.name()
+        );
+    }
+}
+
+#[test]
+fn injected_outliers_are_outliers_and_leave_the_products_alone() {
+    let folder = &model::goldens()[0];
+    let float = block_on(model::open(folder));
+    let outliers = Outliers::default();
+    let before = block_on(HostLayer::read(&float, 0)).expect("a layer");
+    for (at, group) in float.config.layer_groups(0).iter().enumerate() {
+        let Fold::Norm { weight, .. } = &group.fold else {
+            continue;
+        };
+        let producer = Producer::of(&float.config, group);
+        let scales = outliers.scales(0, at, producer.channels);
+        let changed: Vec<usize> = (0..scales.len()).filter(|&j| scales[j] != 1.0).collect();
+        assert!(!changed.is_empty());
+        let mut after = before.clone();
+        after.rescale(group, &producer, &scales);
+        for &j in &changed {
+            let factor = after.tensor(weight)[j] / before.tensor(weight)[j];
+            assert!((5.0..=60.0).contains(&factor), "{factor}");
+        }
+        for linear in &group.linears {
+            let columns = group.in_features as usize;
+            let (old, new) = (before.weight(&linear.name), after.weight(&linear.name));
+            for (at, (old, new)) in old.iter().zip(new).enumerate() {
+                let j = at % columns;
+                let (old, new) = (
+                    f64::from(*old) * f64::from(before.tensor(weight)[j]),
+                    f64::from(*new) * f64::from(after.tensor(weight)[j]),
+                );
+                // Two roundings of 2^-24 and a division's.
+                assert!(
+                    (old - new).abs() <= 3e-7 * old.abs(),
+                    "{}: {old} {new}",
+                    linear.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_size_is_kept_and_more_room_is_used() {
+    let folder = &model::goldens()[0];
+    let float = block_on(model::open(folder));
+    let samples = samples(&float, 6, 7);
+    let source = Source {
+        checkpoint: &float,
+        samples: Some(&samples),
+        outliers: None,
+    };
+    let bytes = |budget: u64| {
+        let recipe = Recipe {
+            bits: BitPolicy::Bytes(budget),
+            ..recipe("flattenquant-w4a8")
+        };
+        let plan = block_on(decide(&source, &mut Executor::twin(), &recipe, &mut |_| {}))?;
+        let tensors = all_tensors(&float, &recipe, &plan)?;
+        Ok::<u64, QuantizeError>(tensors.iter().map(|tensor| tensor.bytes()).sum())
+    };
+    let large = bytes(1 << 30).expect("room for everything");
+    let headers = 40_000;
+    let middle = bytes(large - 2_000 + headers).expect("room for most");
+    assert!(middle <= large);
+    let none = bytes(1_000).expect_err("no room");
+    assert!(matches!(none, QuantizeError::OverBudget { .. }), "{none}");
+}
+
+#[test]
+fn what_a_recipe_needs_is_asked_for() {
+    let folder = &model::goldens()[0];
+    let float = block_on(model::open(folder));
+    let out = tempfile::tempdir().expect("a folder");
+    let bare = Source {
+        checkpoint: &float,
+        samples: None,
+        outliers: None,
+    };
+    let mut twin = Executor::twin();
+    let done = block_on(quantize(
+        &bare,
+        &mut twin,
+        &recipe("flattenquant"),
+        out.path(),
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ));
+    let error = done.expect_err("no samples");
+    assert!(
+        matches!(error, QuantizeError::NeedsCalibration { .. }),
+        "{error}"
+    );
+
+    let mixed = Samples {
+        windows: vec![vec![1; WINDOW], vec![2; WINDOW]],
+    };
+    let mixed = Source {
+        samples: Some(&mixed),
+        ..bare
+    };
+    let done = block_on(quantize(
+        &mixed,
+        &mut twin,
+        &recipe("flattenquant"),
+        out.path(),
+        DEFAULT_SHARD_BYTES,
+        &mut |_| {},
+    ));
+    let error = done.expect_err("two first tokens");
+    assert!(matches!(error, QuantizeError::Prefix { .. }), "{error}");
+    assert!(bytes_of(out.path()).is_empty());
+}
