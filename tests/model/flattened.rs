@@ -28,6 +28,9 @@ const DEFAULT: LinearFormat = LinearFormat {
 /// One scale for every input. The goldens' activations stay under 126 steps of it.
 const SCALE: f32 = 0.1;
 
+/// What a flat channel's column holds of a weight.
+type Column = fn(i8) -> i8;
+
 /// How a linear's input becomes integers.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
@@ -50,13 +53,13 @@ impl Style {
     }
 
     /// Part of each extra channel of a source, and what its column holds of a weight.
-    fn extras(self) -> Vec<(u32, fn(i8) -> i8)> {
-        let (half, rest): (fn(i8) -> i8, fn(i8) -> i8) = (|w| w / 2, |w| w - w / 2);
+    fn extras(self) -> Vec<(u32, Column)> {
+        let (half, rest): (Column, Column) = (|w| w / 2, |w| w - w / 2);
         if self.repeated {
             let parts = (1..self.parts).flat_map(|part| [(part, half), (part, rest)]);
             std::iter::once((0, rest)).chain(parts).collect()
         } else {
-            let whole: fn(i8) -> i8 = |w| w;
+            let whole: Column = |w| w;
             (1..self.parts).map(|part| (part, whole)).collect()
         }
     }
