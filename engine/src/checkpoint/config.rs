@@ -78,10 +78,8 @@ impl RopeConfig {
     pub fn inverse_frequencies(&self, head_dim: u32) -> Vec<f64> {
         (0..head_dim / 2)
             .map(|pair| {
-                self.scaled(
-                    self.theta
-                        .powf(-2.0 * f64::from(pair) / f64::from(head_dim)),
-                )
+                let exponent = -2.0 * f64::from(pair) / f64::from(head_dim);
+                self.scaled(libm::pow(self.theta, exponent))
             })
             .collect()
     }

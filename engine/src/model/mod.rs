@@ -325,7 +325,7 @@ impl Model {
                 .map(move |frequency| f64::from(position) * frequency)
         });
         angles
-            .map(|angle| [angle.cos() as f32, angle.sin() as f32])
+            .map(|angle| [libm::cos(angle) as f32, libm::sin(angle) as f32])
             .collect()
     }
 

@@ -58,7 +58,7 @@ impl ActivationStats {
                 let value = values[j].abs();
                 *absmax = absmax.max(value);
                 *squares += f64::from(value) * f64::from(value);
-                if (first + row) % keep == 0 {
+                if (first + row).is_multiple_of(keep) {
                     sample.push(value);
                 }
                 tail.push(value);

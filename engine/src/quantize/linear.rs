@@ -175,8 +175,8 @@ impl LinearPlan {
         let q = result.q;
         let rows = q.par_chunks_exact(features);
         let words = match self.format.weight_bits {
-            Bits::Int8 => rows.flat_map_iter(|row| pack::pack_i8(row)).collect(),
-            Bits::Int4 => rows.flat_map_iter(|row| pack::pack_i4(row)).collect(),
+            Bits::Int8 => rows.flat_map_iter(pack::pack_i8).collect(),
+            Bits::Int4 => rows.flat_map_iter(pack::pack_i4).collect(),
         };
         let out = self.shape.out_features as usize;
         let multipliers = match self.format.group_size {

@@ -255,7 +255,7 @@ fn attend<F: KvFormat>(params: &Params, rows: Range<u32>, inputs: &Inputs<'_>) -
         let mut sum = 0.0;
         let mut o = vec![0f64; head_dim];
         for (key, score) in (first..=position).zip(scores) {
-            let p = (score - max).exp();
+            let p = libm::exp(score - max);
             sum += p;
             read(inputs.v_pool, key, &mut features);
             for (o, v) in o.iter_mut().zip(&features) {

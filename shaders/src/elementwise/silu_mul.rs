@@ -40,7 +40,7 @@ pub fn reference(params: &Params, x: &[f32], y: &mut [f32]) {
         let (gate, up) = x[row * 2 * features..][..2 * features].split_at(features);
         for i in 0..features {
             let gate = f64::from(gate[i]);
-            y[row * features + i] = (gate / (1.0 + (-gate).exp()) * f64::from(up[i])) as f32;
+            y[row * features + i] = (gate / (1.0 + libm::exp(-gate)) * f64::from(up[i])) as f32;
         }
     }
 }

@@ -86,7 +86,7 @@ pub fn draw(params: &Params, logits: &[f32], u: f64) -> u32 {
         if logit == largest {
             1.0
         } else {
-            ((logit - largest) * inv_temp).exp()
+            libm::exp((logit - largest) * inv_temp)
         }
     };
 
