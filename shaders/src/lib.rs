@@ -25,11 +25,13 @@ pub const KERNELS: &[&Kernel] = &[
     &elementwise::silu_mul::KERNEL,
     &elementwise::silu_mul_flat::KERNEL,
     &elementwise::relu::KERNEL,
+    &elementwise::relu_flat::KERNEL,
     &elementwise::add_positions::KERNEL,
     // norm
     &norm::rms_norm::KERNEL,
     &norm::rms_norm_flat::KERNEL,
     &norm::layer_norm::KERNEL,
+    &norm::layer_norm_flat::KERNEL,
     &norm::head_norm::KERNEL,
     // attention
     &attention::rope::KERNEL,

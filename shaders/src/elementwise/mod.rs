@@ -7,5 +7,6 @@ pub mod embedding_f32;
 pub mod embedding_i8;
 pub mod gather_rows;
 pub mod relu;
+pub mod relu_flat;
 pub mod silu_mul;
 pub mod silu_mul_flat;

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub const KERNEL: Kernel = Kernel {
     name: "relu",
-    source: &[include_str!("relu.wgsl")],
+    source: &[include_str!("relu.wgsl"), include_str!("relu_of.wgsl")],
     bindings: &[Access::ReadWrite],
     params_bytes: size_of::<Params>(),
     subgroups: false,

@@ -18,6 +18,5 @@ fn relu(@builtin(global_invocation_id) id: vec3<u32>) {
     return;
   }
   let at = id.y * params.features + id.x;
-  // A comparison and not max: NaN stays NaN, and -0 becomes 0.
-  x[at] = select(x[at], 0.0, x[at] <= 0.0);
+  x[at] = relu_of(x[at]);
 }

@@ -7,6 +7,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "layer_norm",
     source: &[
         include_str!("layer_norm.wgsl"),
+        include_str!("moments.wgsl"),
         include_str!("workgroup_sum.wgsl"),
     ],
     bindings: &[Access::Read, Access::Read, Access::ReadWrite],

@@ -21,21 +21,8 @@ struct Params {
 @compute @workgroup_size(256)
 fn layer_norm(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let start = workgroup.x * params.hidden;
-  var sum = 0.0;
+  let row = moments(lane, start, params.hidden);
   for (var i = lane; i < params.hidden; i += LANES) {
-    sum += x[start + i];
-  }
-  let mean = workgroup_sum(lane, sum) / f32(params.hidden);
-  // Every lane has taken the first sum before the second one is written over it.
-  workgroupBarrier();
-  var squares = 0.0;
-  for (var i = lane; i < params.hidden; i += LANES) {
-    let value = x[start + i] - mean;
-    squares = fma(value, value, squares);
-  }
-  let variance = workgroup_sum(lane, squares) / f32(params.hidden);
-  let inv = inverseSqrt(variance + params.eps);
-  for (var i = lane; i < params.hidden; i += LANES) {
-    y[start + i] = fma((x[start + i] - mean) * inv, affine[i], affine[params.hidden + i]);
+    y[start + i] = fma((x[start + i] - row.mean) * row.inv, affine[i], affine[params.hidden + i]);
   }
 }

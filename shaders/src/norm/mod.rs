@@ -2,6 +2,7 @@
 
 pub mod head_norm;
 pub mod layer_norm;
+pub mod layer_norm_flat;
 pub mod rms_norm;
 pub mod rms_norm_flat;
 

@@ -33,6 +33,19 @@ pub struct Params {
     pub inv_scale: f32,
 }
 
+impl Params {
+    /// Of the `flatten_quantize` that follows the norm.
+    pub fn quantize(&self) -> flatten_quantize::Params {
+        flatten_quantize::Params {
+            rows: self.rows,
+            features: self.features,
+            flat_features: self.flat_features,
+            q_max: self.q_max,
+            inv_scale: self.inv_scale,
+        }
+    }
+}
+
 /// Workgroups in x, y, z.
 pub fn grid(params: &Params) -> [u32; 3] {
     [params.rows, 1, 1]
@@ -55,14 +68,7 @@ pub fn reference(params: &Params, x: &[f32], weight: &[f32], map: &[u32], x_q: &
         hidden: params.features,
         eps: params.eps,
     };
-    let quantize = flatten_quantize::Params {
-        rows: params.rows,
-        features: params.features,
-        flat_features: params.flat_features,
-        q_max: params.q_max,
-        inv_scale: params.inv_scale,
-    };
     let mut y = vec![0.0; (params.rows * params.features) as usize];
     rms_norm::reference(&norm, x, weight, &mut y);
-    flatten_quantize::reference(&quantize, &y, map, x_q);
+    flatten_quantize::reference(&params.quantize(), &y, map, x_q);
 }

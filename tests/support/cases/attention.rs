@@ -720,7 +720,7 @@ impl Flat {
     }
 
     /// Map and output.
-    fn to_integers(&self, case: Case) -> Case {
+    fn with_integers(&self, case: Case) -> Case {
         let (heads, head_dim) = (self.problem.heads, self.problem.head_dim);
         let map = map_with_runs(&self.map(), heads, head_dim).expect("whole words of each head");
         let check = match self.values {
@@ -737,14 +737,14 @@ impl Flat {
 
     fn decode(&self, pool: &PoolType) -> Case {
         let inputs = self.problem.inputs(pool, self.values);
-        self.to_integers(self.case(pool.decode_flat, self.problem.rows(), &inputs))
+        self.with_integers(self.case(pool.decode_flat, self.problem.rows(), &inputs))
     }
 
     fn prefill(&self, pool: &PoolType, longest: u32) -> Case {
         let inputs = self.problem.inputs(pool, self.values);
         let tiles = self.problem.tiles(&inputs.row_info, longest);
         let case = self.case(pool.prefill_flat, tiles.len() as u32, &inputs);
-        self.to_integers(case.input(&tiles))
+        self.with_integers(case.input(&tiles))
     }
 
     /// The same in two dispatches: attention, and what is to quantize its output `y`.

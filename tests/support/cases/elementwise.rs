@@ -6,8 +6,8 @@ use crate::rng::Rng;
 use crate::tolerance::{FLOAT_FEW_ULP, FLOAT_TRANSCENDENTAL};
 use half::f16;
 use plateau_shaders::elementwise::{
-    add_positions, embedding_f16, embedding_f32, embedding_i8, gather_rows, relu, silu_mul,
-    silu_mul_flat,
+    add_positions, embedding_f16, embedding_f32, embedding_i8, gather_rows, relu, relu_flat,
+    silu_mul, silu_mul_flat,
 };
 use plateau_shaders::{pack, padded};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         silu_flat(),
         silu_flat_whole_steps(),
         positive_part(),
+        positive_part_flat(),
     ]
     .concat()
 }
@@ -203,6 +204,57 @@ fn positive_part() -> Vec<Case> {
             )
             .output(&x, Check::Exact),
         );
+    }
+    cases
+}
+
+/// Exact: so are the positive part and its steps.
+fn positive_part_flat() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [
+        (1u32, 1u32),
+        (2, 31),
+        (1, 255),
+        (3, 256),
+        (2, 257),
+        (65, 64),
+    ] {
+        // The smaller threshold gives outliers over a hundred parts.
+        for (q_max, threshold) in [(7, 0.05), (127, 2.0)] {
+            let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+            let mut x = rng.outliers(rows as usize, features as usize, 2.0);
+            // Ties: whole and half steps.
+            for v in x.iter_mut().step_by(5) {
+                let step = threshold / q_max as f32;
+                *v = (*v / step * 2.0).round() / 2.0 * step;
+            }
+            let extremes = [-0.0, 0.0, -1e30, f32::MIN_POSITIVE];
+            x.iter_mut()
+                .skip(1)
+                .zip(extremes)
+                .for_each(|(x, extreme)| *x = extreme);
+            let mut y = x.clone();
+            relu::reference(&relu::Params { rows, features }, &mut y);
+            let map = flat_row(&y, features, threshold, q_max).map;
+            let flat_features = map.len() as u32;
+            let params = relu_flat::Params {
+                rows,
+                features,
+                flat_features,
+                q_max,
+                inv_scale: q_max as f32 / threshold,
+            };
+            let words = rows as usize * pack::i8_row_words(map.len());
+            let name = format!(
+                "rows={rows} features={features} flat_features={flat_features} q_max={q_max}"
+            );
+            cases.push(
+                Case::new(&relu_flat::KERNEL, name, params, relu_flat::grid(&params))
+                    .input(&x)
+                    .input(&map)
+                    .output(&vec![u32::MAX; words], Check::Exact),
+            );
+        }
     }
     cases
 }

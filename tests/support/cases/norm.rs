@@ -4,8 +4,8 @@ use super::quantize::flat_row;
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_TRANSCENDENTAL;
-use plateau_shaders::norm::{head_norm, layer_norm, rms_norm, rms_norm_flat};
-use plateau_shaders::pack;
+use plateau_shaders::norm::{head_norm, layer_norm, layer_norm_flat, rms_norm, rms_norm_flat};
+use plateau_shaders::{Kernel, pack};
 use std::sync::Arc;
 
 pub fn cases() -> Vec<Case> {
@@ -87,50 +87,80 @@ fn layer_norms() -> Vec<Case> {
     cases
 }
 
-/// A case of `rms_norm_flat`. `exact` says whether the integers are compared for equality.
-fn flat_case(
-    name: String,
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
+/// How the normed values of a case become integers.
+struct Integers {
     threshold: f32,
     q_max: u32,
+    /// Whether the integers are compared for equality.
     exact: bool,
+}
+
+/// A case of `kernel`, whose norm of x by `weights` is y [rows, features].
+fn flat_case(
+    kernel: &'static Kernel,
+    name: &str,
+    [x, weights, y]: [&[f32]; 3],
+    features: u32,
+    eps: f32,
+    integers: Integers,
 ) -> Case {
-    let features = weight.len() as u32;
-    let rows = (x.len() / weight.len()) as u32;
-    let norm = rms_norm::Params {
-        rows,
-        hidden: features,
-        eps,
-    };
-    let mut y = vec![0.0; x.len()];
-    rms_norm::reference(&norm, x, weight, &mut y);
-    let flat = flat_row(&y, features, threshold, q_max);
+    let Integers {
+        threshold,
+        q_max,
+        exact,
+    } = integers;
+    let rows = y.len() as u32 / features;
+    let flat = flat_row(y, features, threshold, q_max);
+    let flat_features = flat.map.len() as u32;
     let params = rms_norm_flat::Params {
         rows,
         features,
         eps,
-        flat_features: flat.map.len() as u32,
+        flat_features,
         q_max,
         inv_scale: q_max as f32 / threshold,
     };
     let words = rows as usize * pack::i8_row_words(flat.map.len());
-    let flat_features = flat.map.len();
     let case = Case::new(
-        &rms_norm_flat::KERNEL,
+        kernel,
         format!(
             "rows={rows} features={features} flat_features={flat_features} q_max={q_max}{name}"
         ),
         params,
         rms_norm_flat::grid(&params),
     );
-    let case = case.input(x).input(weight).input(&flat.map);
+    let case = case.input(x).input(weights).input(&flat.map);
     let check = match exact {
         true => Check::Exact,
         false => Check::FlatWithinStep(Arc::new(flat)),
     };
     case.output(&vec![u32::MAX; words], check)
+}
+
+fn rms_flat_case(name: &str, x: &[f32], weight: &[f32], eps: f32, integers: Integers) -> Case {
+    let features = weight.len() as u32;
+    let norm = rms_norm::Params {
+        rows: x.len() as u32 / features,
+        hidden: features,
+        eps,
+    };
+    let mut y = vec![0.0; x.len()];
+    rms_norm::reference(&norm, x, weight, &mut y);
+    let kernel = &rms_norm_flat::KERNEL;
+    flat_case(kernel, name, [x, weight, &y], features, eps, integers)
+}
+
+fn layer_flat_case(name: &str, x: &[f32], affine: &[f32], eps: f32, integers: Integers) -> Case {
+    let features = affine.len() as u32 / 2;
+    let norm = layer_norm::Params {
+        rows: x.len() as u32 / features,
+        hidden: features,
+        eps,
+    };
+    let mut y = vec![0.0; x.len()];
+    layer_norm::reference(&norm, x, affine, &mut y);
+    let kernel = &layer_norm_flat::KERNEL;
+    flat_case(kernel, name, [x, affine, &y], features, eps, integers)
 }
 
 fn flat() -> Vec<Case> {
@@ -150,9 +180,15 @@ fn flat() -> Vec<Case> {
             if rows > 1 {
                 x[..features as usize].fill(0.0);
             }
+            let integers = || Integers {
+                threshold,
+                q_max,
+                exact: false,
+            };
             let weight = rng.floats(features as usize, 1.5);
-            let name = String::new();
-            cases.push(flat_case(name, &x, &weight, 1e-5, threshold, q_max, false));
+            cases.push(rms_flat_case("", &x, &weight, 1e-5, integers()));
+            let affine = rng.floats(2 * features as usize, 1.5);
+            cases.push(layer_flat_case("", &x, &affine, 1e-5, integers()));
         }
     }
     cases
@@ -162,31 +198,63 @@ fn flat() -> Vec<Case> {
 fn flat_whole_steps() -> Vec<Case> {
     /// Off by 1e-5 of itself, which `FLOAT_TRANSCENDENTAL` allows a norm, such a value rounds to itself.
     const MAX_STEPS: i32 = 1500;
+    const STEP: f32 = 1.0 / 16.0;
     let mut cases = Vec::new();
     for (rows, features) in [(1u32, 1u32), (3, 31), (2, 256), (4, 1025)] {
         for q_max in [7u32, 127] {
             let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(q_max));
-            // The root mean square of a row is the magnitude of its elements.
-            let x: Vec<f32> = (0..rows * features)
-                .map(|i| {
-                    let magnitude = (1u32 << (2 * (i / features))) as f32;
-                    if rng.below(2) == 0 {
-                        magnitude
-                    } else {
-                        -magnitude
-                    }
-                })
-                .collect();
-            let step = 1.0 / 16.0;
+            let integers = || Integers {
+                threshold: q_max as f32 * STEP,
+                q_max,
+                exact: true,
+            };
+            let magnitude = |row: u32| (1u32 << (2 * row)) as f32;
             let weight: Vec<f32> = rng
                 .integers(features as usize, MAX_STEPS)
                 .iter()
                 .enumerate()
-                .map(|(i, &steps)| step * (if i % 4 == 0 { steps } else { steps % 10 }) as f32)
+                .map(|(i, &steps)| STEP * (if i % 4 == 0 { steps } else { steps % 10 }) as f32)
                 .collect();
-            let threshold = q_max as f32 * step;
-            let name = " whole steps".to_owned();
-            cases.push(flat_case(name, &x, &weight, 0.0, threshold, q_max, true));
+            // The root mean square of a row is the magnitude of its elements.
+            let x: Vec<f32> = (0..rows * features)
+                .map(|i| match rng.below(2) {
+                    0 => magnitude(i / features),
+                    _ => -magnitude(i / features),
+                })
+                .collect();
+            cases.push(rms_flat_case(" whole steps", &x, &weight, 0.0, integers()));
+
+            // As many elements above the mean as below it, each one deviation away; with one element there is no deviation, and
+            // the bias is left.
+            let (features, eps) = match features {
+                1 => (1, 1.0),
+                odd_or_even => (odd_or_even / 2 * 2, 0.0),
+            };
+            let x: Vec<f32> = (0..rows * features)
+                .map(|i| {
+                    let (row, i) = (i / features, i % features);
+                    let away = match (features, (i + row) % 2) {
+                        (1, _) => 0.0,
+                        (_, 0) => 1.0,
+                        (_, _) => -1.0,
+                    };
+                    3.0 + away * magnitude(row)
+                })
+                .collect();
+            let bias = rng.integers(features as usize, 40);
+            let bias = bias.iter().map(|&steps| STEP * steps as f32);
+            let affine: Vec<f32> = weight[..features as usize]
+                .iter()
+                .copied()
+                .chain(bias)
+                .collect();
+            cases.push(layer_flat_case(
+                " whole steps",
+                &x,
+                &affine,
+                eps,
+                integers(),
+            ));
         }
     }
     cases
