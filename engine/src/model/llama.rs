@@ -45,7 +45,7 @@ impl Weights {
                 input_layernorm: buffers.rms_norm(&[shape.attention_norm]),
                 qkv_proj: buffers.projection(qkv),
                 qk_norm: shape.qk_norm.map(|norms| buffers.rms_norm(&norms)),
-                o_proj: buffers.projection(o),
+                o_proj: buffers.projection_after_attention(o, config),
                 post_attention_layernorm: buffers.rms_norm(&[shape.mlp_norm]),
                 gate_up_proj: buffers.projection(gate_up),
                 down_proj: buffers.projection(down),
@@ -63,11 +63,8 @@ impl Weights {
 
 /// The scratch that all layers of a plan share.
 struct Scratch {
-    normed: BufferId,
     qkv: BufferId,
-    attended: BufferId,
     gate_up: BufferId,
-    activated: BufferId,
     activations: Activations,
 }
 
@@ -85,11 +82,8 @@ pub(super) fn decoder(
     let heads = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
     let scratch = Scratch {
-        normed: plan.scratch("normed", n * u64::from(config.hidden_size)),
         qkv: plan.scratch("qkv", n * u64::from(heads + 2 * kv)),
-        attended: plan.scratch("attended", n * u64::from(heads)),
         gate_up: plan.scratch("gate_up", n * 2 * u64::from(config.intermediate_size)),
-        activated: plan.scratch("activated", n * u64::from(config.intermediate_size)),
         activations: model.activations(plan, rows),
     };
     let x = model.residual(plan, rows);
@@ -147,7 +141,6 @@ fn block(
         plan,
         &layer.qkv_proj,
         &normed,
-        s.normed,
         s.qkv,
         rows,
         false,
@@ -182,26 +175,14 @@ fn block(
         pools,
         rows,
     );
-    ops::attention(
-        plan,
-        label("self_attn"),
+    let attended = Producer::Attention {
+        label: label("self_attn"),
         shape,
         input,
-        s.qkv,
+        qkv: s.qkv,
         pools,
-        s.attended,
-        rows,
-    ); // [rows, heads * head_dim]
-    ops::projection(
-        plan,
-        &layer.o_proj,
-        &Producer::Floats,
-        s.attended,
-        x,
-        rows,
-        true,
-        s.activations,
-    ); // [rows, hidden]
+    }; // [rows, heads * head_dim]
+    ops::projection(plan, &layer.o_proj, &attended, x, rows, true, s.activations); // [rows, hidden]
 
     let normed = Producer::RmsNorm {
         label: label("post_attention_layernorm"),
@@ -213,7 +194,6 @@ fn block(
         plan,
         &layer.gate_up_proj,
         &normed,
-        s.normed,
         s.gate_up,
         rows,
         false,
@@ -227,7 +207,6 @@ fn block(
         plan,
         &layer.down_proj,
         &activated,
-        s.activated,
         x,
         rows,
         true,
@@ -257,8 +236,7 @@ pub(super) fn head(
             (gathered, count)
         }
     };
-    let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
-    let head_norm = Producer::RmsNorm {
+    let normed = Producer::RmsNorm {
         label: "norm".to_owned(),
         from: x,
         weight: norm,
@@ -269,8 +247,7 @@ pub(super) fn head(
     ops::projection(
         plan,
         model.lm_head(),
-        &head_norm,
-        normed,
+        &normed,
         logits,
         rows,
         false,

@@ -5,8 +5,8 @@ use super::Model;
 use super::weights::{Part, TableWeights, WeightBuffers};
 use crate::checkpoint::{ModelConfig, OptConfig};
 use crate::ops::{
-    self, Activations, AttentionInput, AttentionShape, EmbeddingTable, KvPools, Projection,
-    WeightFormat,
+    self, Activations, AttentionInput, AttentionShape, EmbeddingTable, KvPools, Producer,
+    Projection, WeightFormat,
 };
 use crate::plan::{BufferId, Plan};
 
@@ -54,7 +54,7 @@ impl Weights {
             Layer {
                 self_attn_layer_norm: buffers.layer_norm(&shape.attention_norm),
                 qkv_proj: buffers.projection(qkv),
-                out_proj: buffers.projection(out),
+                out_proj: buffers.projection_after_attention(out, config),
                 final_layer_norm: buffers.layer_norm(&shape.mlp_norm),
                 fc1: buffers.projection(fc1),
                 fc2: buffers.projection(fc2),
@@ -82,10 +82,7 @@ struct Rows {
     input: AttentionInput,
     shape: AttentionShape,
     hidden: u32,
-    ffn_dim: u32,
-    normed: BufferId,
     qkv: BufferId,
-    attended: BufferId,
     fc1: BufferId,
     activations: Activations,
 }
@@ -100,7 +97,7 @@ pub(super) fn decoder(
     rows: u32,
 ) -> BufferId {
     let config = &model.config;
-    let (hidden, ffn_dim) = (config.hidden_size, config.intermediate_size);
+    let hidden = config.hidden_size;
     let x = model.residual(plan, rows);
     let activations = model.activations(plan, rows);
     if let (true, Some(table)) = (model.part.embedding, &model.weights.embed_tokens) {
@@ -109,8 +106,10 @@ pub(super) fn decoder(
     }
     let mut scratch =
         |name: &str, features: u32| plan.scratch(name, u64::from(rows) * u64::from(features));
-    let (normed, qkv) = (scratch("normed", hidden), scratch("qkv", 3 * hidden));
-    let (attended, fc1) = (scratch("attended", hidden), scratch("fc1", ffn_dim));
+    let (qkv, fc1) = (
+        scratch("qkv", 3 * hidden),
+        scratch("fc1", config.intermediate_size),
+    );
     let s = Rows {
         rows,
         input,
@@ -121,10 +120,7 @@ pub(super) fn decoder(
             window: 0,
         },
         hidden,
-        ffn_dim,
-        normed,
         qkv,
-        attended,
         fc1,
         activations,
     };
@@ -159,8 +155,7 @@ fn embed(
             ops::projection(
                 plan,
                 project_in,
-                &ops::Producer::Floats,
-                embedded,
+                &Producer::Floats { x: embedded },
                 x,
                 rows,
                 false,
@@ -183,26 +178,16 @@ fn pre_norm_block(
     s: &Rows,
     x: BufferId,
 ) {
-    norm(
-        plan,
-        index,
-        "self_attn_layer_norm",
-        layer.self_attn_layer_norm,
-        s,
-        x,
-        s.normed,
-    );
-    attention(plan, index, layer, pools, s, s.normed, x);
-    norm(
-        plan,
-        index,
-        "final_layer_norm",
-        layer.final_layer_norm,
-        s,
-        x,
-        s.normed,
-    );
-    mlp(plan, index, layer, s, s.normed, x);
+    let norm = |name: &str, affine: BufferId| Producer::LayerNorm {
+        label: format!("layers.{index}.{name}"),
+        from: x,
+        affine,
+        eps: OptConfig::LAYER_NORM_EPS,
+    };
+    let normed = norm("self_attn_layer_norm", layer.self_attn_layer_norm);
+    attention(plan, index, layer, pools, s, &normed, x);
+    let normed = norm("final_layer_norm", layer.final_layer_norm);
+    mlp(plan, index, layer, s, &normed, x);
 }
 
 /// One decoder layer: attention and MLP, each added to what it was given, and then the norm.
@@ -214,41 +199,18 @@ fn post_norm_block(
     s: &Rows,
     x: BufferId,
 ) {
-    attention(plan, index, layer, pools, s, x, x);
-    norm(
-        plan,
-        index,
-        "self_attn_layer_norm",
-        layer.self_attn_layer_norm,
-        s,
-        x,
-        s.normed,
-    );
-    mlp(plan, index, layer, s, s.normed, s.normed);
-    norm(
-        plan,
-        index,
-        "final_layer_norm",
-        layer.final_layer_norm,
-        s,
-        s.normed,
-        x,
-    );
-}
-
-/// `y = layer_norm(x)`, [rows, hidden].
-fn norm(
-    plan: &mut Plan,
-    index: u32,
-    name: &str,
-    affine: BufferId,
-    s: &Rows,
-    x: BufferId,
-    y: BufferId,
-) {
-    let label = format!("layers.{index}.{name}");
-    let eps = OptConfig::LAYER_NORM_EPS;
-    ops::layer_norm(plan, label, x, affine, y, s.rows, s.hidden, eps);
+    let words = u64::from(s.rows) * u64::from(s.hidden);
+    let between = plan.shared_scratch("residual.mlp", words); // [rows, hidden]
+    let norm = |plan: &mut Plan, name: &str, affine: BufferId, x: BufferId, y: BufferId| {
+        let (label, eps) = (format!("layers.{index}.{name}"), OptConfig::LAYER_NORM_EPS);
+        ops::layer_norm(plan, label, x, affine, y, s.rows, s.hidden, eps);
+    };
+    attention(plan, index, layer, pools, s, &Producer::Floats { x }, x);
+    let affine = layer.self_attn_layer_norm;
+    norm(plan, "self_attn_layer_norm", affine, x, between);
+    let residual = Producer::Floats { x: between };
+    mlp(plan, index, layer, s, &residual, between);
+    norm(plan, "final_layer_norm", layer.final_layer_norm, between, x);
 }
 
 /// `y += out_proj(attention(qkv_proj(x)))`, [rows, hidden].
@@ -258,37 +220,24 @@ fn attention(
     layer: &Layer,
     pools: KvPools,
     s: &Rows,
-    x: BufferId,
+    x: &Producer,
     y: BufferId,
 ) {
     let label = |name: &str| format!("layers.{index}.self_attn{name}");
     let (rows, input, shape) = (s.rows, s.input, s.shape);
-    ops::projection(
-        plan,
-        &layer.qkv_proj,
-        &ops::Producer::Floats,
-        x,
-        s.qkv,
-        rows,
-        false,
-        s.activations,
-    ); // [rows, 3 * hidden]
+    ops::projection(plan, &layer.qkv_proj, x, s.qkv, rows, false, s.activations); // [rows, 3 * hidden]
     ops::kv_append(plan, label(".kv_append"), shape, input, s.qkv, pools, rows);
-    ops::attention(
-        plan,
-        label(""),
+    let attended = Producer::Attention {
+        label: label(""),
         shape,
         input,
-        s.qkv,
+        qkv: s.qkv,
         pools,
-        s.attended,
-        rows,
-    ); // [rows, hidden]
+    }; // [rows, hidden]
     ops::projection(
         plan,
         &layer.out_proj,
-        &ops::Producer::Floats,
-        s.attended,
+        &attended,
         y,
         rows,
         true,
@@ -297,34 +246,13 @@ fn attention(
 }
 
 /// `y += fc2(relu(fc1(x)))`, [rows, hidden].
-fn mlp(plan: &mut Plan, index: u32, layer: &Layer, s: &Rows, x: BufferId, y: BufferId) {
-    ops::projection(
-        plan,
-        &layer.fc1,
-        &ops::Producer::Floats,
-        x,
-        s.fc1,
-        s.rows,
-        false,
-        s.activations,
-    ); // [rows, ffn_dim]
-    ops::relu(
-        plan,
-        format!("layers.{index}.act"),
-        s.fc1,
-        s.rows,
-        s.ffn_dim,
-    );
-    ops::projection(
-        plan,
-        &layer.fc2,
-        &ops::Producer::Floats,
-        s.fc1,
-        y,
-        s.rows,
-        true,
-        s.activations,
-    ); // [rows, hidden]
+fn mlp(plan: &mut Plan, index: u32, layer: &Layer, s: &Rows, x: &Producer, y: BufferId) {
+    ops::projection(plan, &layer.fc1, x, s.fc1, s.rows, false, s.activations); // [rows, ffn_dim]
+    let activated = Producer::Relu {
+        label: format!("layers.{index}.act"),
+        from: s.fc1,
+    }; // [rows, ffn_dim]
+    ops::projection(plan, &layer.fc2, &activated, y, s.rows, true, s.activations); // [rows, hidden]
 }
 
 /// Final norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
@@ -337,47 +265,32 @@ pub(super) fn head(
     index: Option<(BufferId, u32)>,
 ) -> BufferId {
     let config = &model.config;
-    let hidden = config.hidden_size;
-    let (mut x, rows) = match index {
+    let (x, rows) = match index {
         None => (x, rows),
         Some((index, count)) => {
-            let gathered = plan.scratch("gathered", u64::from(count) * u64::from(hidden));
-            ops::gather_rows(plan, index, x, gathered, count, hidden);
+            let words = u64::from(count) * u64::from(config.hidden_size);
+            let gathered = plan.scratch("gathered", words);
+            ops::gather_rows(plan, index, x, gathered, count, config.hidden_size);
             (gathered, count)
         }
     };
     let quantized = model.activations(plan, rows);
-    if let Some(affine) = weights.final_layer_norm {
-        let normed = plan.scratch("head.normed", u64::from(rows) * u64::from(hidden));
-        let (label, eps) = ("final_layer_norm".to_owned(), OptConfig::LAYER_NORM_EPS);
-        ops::layer_norm(plan, label, x, affine, normed, rows, hidden, eps);
-        x = normed;
-    }
+    let mut last = match weights.final_layer_norm {
+        None => Producer::Floats { x },
+        Some(affine) => Producer::LayerNorm {
+            label: "final_layer_norm".to_owned(),
+            from: x,
+            affine,
+            eps: OptConfig::LAYER_NORM_EPS,
+        },
+    }; // [rows, hidden]
     if let Some(project_out) = &weights.project_out {
         let width = u64::from(config.embedding_size());
-        let projected = plan.scratch("head.projected", u64::from(rows) * width);
-        ops::projection(
-            plan,
-            project_out,
-            &ops::Producer::Floats,
-            x,
-            projected,
-            rows,
-            false,
-            quantized,
-        );
-        x = projected; // [rows, word_embed_proj_dim]
+        let x = plan.scratch("head.projected", u64::from(rows) * width);
+        ops::projection(plan, project_out, &last, x, rows, false, quantized);
+        last = Producer::Floats { x }; // [rows, word_embed_proj_dim]
     }
     let logits = plan.scratch("logits", u64::from(rows) * u64::from(config.vocab_size));
-    ops::projection(
-        plan,
-        model.lm_head(),
-        &ops::Producer::Floats,
-        x,
-        logits,
-        rows,
-        false,
-        quantized,
-    ); // [rows, vocab]
+    ops::projection(plan, model.lm_head(), &last, logits, rows, false, quantized); // [rows, vocab]
     logits
 }

@@ -237,6 +237,23 @@ pub(super) struct WeightBuffers<'a> {
 impl WeightBuffers<'_> {
     /// Linears that share an input; neighbours with the same format and input become one.
     pub(super) fn projection(&mut self, group: LinearGroup) -> Projection {
+        self.declare(group, |input| input)
+    }
+
+    /// As `projection`, for linears whose input is what attention makes.
+    pub(super) fn projection_after_attention(
+        &mut self,
+        group: LinearGroup,
+        config: &ModelConfig,
+    ) -> Projection {
+        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        self.declare(group, |input| match input {
+            Input::Static(input) => Input::Static(input.after_attention(heads, head_dim)),
+            Input::Float | Input::Dynamic(_) => input,
+        })
+    }
+
+    fn declare(&mut self, group: LinearGroup, input: impl Fn(Input) -> Input) -> Projection {
         let has_bias = group.linears.iter().any(|linear| linear.bias);
         let parts = group.linears.into_iter().map(|linear| Source {
             name: linear.name,
@@ -249,6 +266,7 @@ impl WeightBuffers<'_> {
             group.in_features,
             has_bias,
             parts.collect(),
+            input,
             &mut sources,
         );
         let linears = projection.linears.iter().cloned().zip(sources);
@@ -369,12 +387,14 @@ fn declare_projection(
     in_features: u32,
     has_bias: bool,
     parts: Vec<Source>,
+    input: impl Fn(Input) -> Input,
     sources: &mut Vec<Vec<Source>>,
 ) -> Projection {
     let out_features = parts.iter().map(|part| part.rows).sum();
     let mut groups: Vec<(LinearSpec, Vec<Source>)> = Vec::new();
     for part in parts {
-        let spec = (weights.linear)(&part.name);
+        let mut spec = (weights.linear)(&part.name);
+        spec.input = input(spec.input);
         match groups.last_mut() {
             Some((last, group)) if *last == spec => group.push(part),
             _ => groups.push((spec, vec![part])),

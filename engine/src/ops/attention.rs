@@ -116,7 +116,7 @@ pub fn kv_append(
 }
 
 /// `y = softmax(q kᵀ / sqrt(head_dim)) v`, causal; y is [rows, heads * head_dim].
-pub fn attention(
+pub(super) fn attention(
     plan: &mut Plan,
     label: String,
     shape: AttentionShape,
@@ -133,23 +133,29 @@ pub fn attention(
     plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
-/// A static input that attention can write itself: `None` where a word of it would have two writers, and `flatten_quantize`
-/// has to follow. Otherwise its map, longer by what [`attention_flat`] needs to find the words of each head.
-pub fn for_attention(shape: AttentionShape, input: &StaticInput) -> Option<StaticInput> {
-    let flat_map = &input.map[..input.flat_features as usize];
-    let map = kernels::map_with_runs(flat_map, shape.heads, shape.head_dim)?;
-    Some(StaticInput {
-        map: map.into(),
-        ..input.clone()
-    })
+impl StaticInput {
+    /// The input of a linear after attention. Where attention can write it itself the map gets longer by what `attention_flat`
+    /// needs to find the words of each head. Where a word would have two writers it stays, and `flatten_quantize` has to follow.
+    pub fn after_attention(self, heads: u32, head_dim: u32) -> Self {
+        let flat_map = &self.map[..self.flat_features as usize];
+        match kernels::map_with_runs(flat_map, heads, head_dim) {
+            Some(map) => Self {
+                map: map.into(),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    /// Whether attention can write it itself.
+    pub(super) fn has_runs_of(&self, heads: u32) -> bool {
+        self.map.len() as u32 == self.flat_features + heads + 1
+    }
 }
 
 /// As [`attention`], its output quantized and flattened as `input` says: x_q is [rows, padded(flat_features) / 4] u32, and the
-/// float row is stored nowhere. `input` comes from [`for_attention`], and `map` holds its map.
-///
-/// # Panics
-/// When `input` does not come from [`for_attention`]: that is a mistake of the caller.
-pub fn attention_flat(
+/// float row is stored nowhere. `flat` is one that attention can write, and `map` holds its map.
+pub(super) fn attention_flat(
     plan: &mut Plan,
     label: String,
     shape: AttentionShape,
@@ -161,9 +167,8 @@ pub fn attention_flat(
     x_q: BufferId,
     rows: u32,
 ) {
-    assert_eq!(
-        flat.map.len() as u32,
-        flat.flat_features + shape.heads + 1,
+    assert!(
+        flat.has_runs_of(shape.heads),
         "{label}: a map with the runs of the heads"
     );
     let params = kernels::paged_attention::FlatParams {

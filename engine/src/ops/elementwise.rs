@@ -121,7 +121,7 @@ pub fn gather_rows(
 }
 
 /// `y = silu(gate) * up`, x is [rows, 2 * features], y is [rows, features].
-pub fn silu_mul(
+pub(super) fn silu_mul(
     plan: &mut Plan,
     label: String,
     x: BufferId,
@@ -135,7 +135,7 @@ pub fn silu_mul(
 }
 
 /// `x = max(x, 0)` in place, x is [rows, features].
-pub fn relu(plan: &mut Plan, label: String, x: BufferId, rows: u32, features: u32) {
+pub(super) fn relu(plan: &mut Plan, label: String, x: BufferId, rows: u32, features: u32) {
     let params = kernels::relu::Params { rows, features };
     let grid = Grid::Fixed(kernels::relu::grid(&params));
     plan.dispatch(label, &kernels::relu::KERNEL, params, grid, &[x]);

@@ -49,7 +49,8 @@ pub struct StaticInput {
     pub bits: Bits,
     /// `x ≈ scale * x_q`.
     pub scale: f32,
-    /// As `flatten_quantize` takes it: parts of each source channel, then the extra flat channels.
+    /// As `flatten_quantize` takes it: parts of each source channel, then the extra flat channels; after them, where attention
+    /// writes the input, the words of each head.
     pub map: Arc<[u32]>,
     /// Source channels and extra parts.
     pub flat_features: u32,
@@ -109,29 +110,32 @@ pub struct Activations {
 }
 
 /// `y = x Wᵀ + b`, or `y += …` where `accumulate` (the residual add), y is [rows, out_features]. `producer` makes x
-/// [rows, in_features]: in the buffer `x` for linears that read floats or scales of each token, as integers alone for static ones.
+/// [rows, in_features]: as floats for linears that read floats or scales of each token, as integers alone for static ones.
 pub fn projection(
     plan: &mut Plan,
     projection: &Projection,
     producer: &Producer,
-    x: BufferId,
     y: BufferId,
     rows: u32,
     accumulate: bool,
     activations: Activations,
 ) {
-    let mut x = Floats {
-        producer,
-        buffer: x,
-        are_made: false,
-    };
+    let mut floats = None;
     // There is one x_q: the linears that read one input come together.
     for (first, linear) in projection.linears.iter().enumerate() {
         let (before, rest) = projection.linears.split_at(first);
         if before.iter().any(|other| other.input == linear.input) {
             continue;
         }
-        make_input(plan, projection, linear, &mut x, rows, activations);
+        let input = make_input(
+            plan,
+            projection,
+            linear,
+            producer,
+            &mut floats,
+            rows,
+            activations,
+        );
         for linear in rest.iter().filter(|other| other.input == linear.input) {
             for range in &linear.ranges {
                 dispatch(
@@ -139,7 +143,7 @@ pub fn projection(
                     projection,
                     linear,
                     range,
-                    x.buffer,
+                    input,
                     y,
                     rows,
                     accumulate,
@@ -150,43 +154,27 @@ pub fn projection(
     }
 }
 
-/// x as floats, made when a linear first asks for them.
-struct Floats<'a> {
-    producer: &'a Producer,
-    buffer: BufferId,
-    are_made: bool,
-}
-
-impl Floats<'_> {
-    fn make(&mut self, plan: &mut Plan, rows: u32, features: u32) -> BufferId {
-        if !self.are_made {
-            self.producer.floats(plan, self.buffer, rows, features);
-            self.are_made = true;
-        }
-        self.buffer
-    }
-}
-
-/// Makes what `linear` reads.
+/// Makes what `linear` reads, and says where it is. x as `floats` is made when a linear first asks for it.
 fn make_input(
     plan: &mut Plan,
     projection: &Projection,
     linear: &Linear,
-    x: &mut Floats<'_>,
+    producer: &Producer,
+    floats: &mut Option<BufferId>,
     rows: u32,
     activations: Activations,
-) {
+) -> BufferId {
     let label = || format!("{}.x_q", linear.label);
-    let features = projection.in_features;
+    let (features, x_q) = (projection.in_features, activations.x_q);
+    let mut floats =
+        |plan: &mut Plan| *floats.get_or_insert_with(|| producer.floats(plan, rows, features));
     match &linear.input {
-        Input::Float => {
-            x.make(plan, rows, features);
-        }
+        Input::Float => return floats(plan),
         Input::Dynamic(bits) => {
-            let x = x.make(plan, rows, features);
+            let x = floats(plan);
             let params = quantize::quantize_dynamic::Params::new(rows, features, bits.q_max());
             let grid = Grid::Fixed(quantize::quantize_dynamic::grid(&params));
-            let bindings = [x, activations.x_q, activations.x_scale];
+            let bindings = [x, x_q, activations.x_scale];
             plan.dispatch(
                 label(),
                 &quantize::quantize_dynamic::KERNEL,
@@ -199,13 +187,13 @@ fn make_input(
             let (map, _) = linear
                 .static_buffers
                 .expect("weights.rs makes the buffers of a static input");
-            let x_q = activations.x_q;
-            if !x.producer.flat(plan, input, map, x_q, rows, features) {
-                let x = x.make(plan, rows, features);
+            if !producer.flat(plan, input, map, x_q, rows, features) {
+                let x = floats(plan);
                 flatten_quantize(plan, label(), input, x, map, x_q, rows, features);
             }
         }
     }
+    x_q
 }
 
 fn dispatch(
@@ -284,7 +272,7 @@ fn dispatch(
                 (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
                 (Bits::Int4, false) => (&kernels::gemm_i4::KERNEL, kernels::gemm_i4::grid(&params)),
             };
-            let bindings = [activations.x_q, x_scale, range.w, range.aux, y];
+            let bindings = [x, x_scale, range.w, range.aux, y];
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
             if bits == Bits::Int4 && group_size > 0 {
                 dispatch.constants.push(("GROUP_SIZE", group_size));

@@ -7,15 +7,14 @@ mod norm;
 mod producer;
 mod sampling;
 
-pub use attention::{
-    AttentionInput, AttentionShape, KvPools, attention, attention_flat, for_attention, kv_append,
-    kv_block_words, rope,
-};
-pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, relu, silu_mul};
+pub use attention::{AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, rope};
+pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows};
+use elementwise::{relu, silu_mul};
 pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
 };
-pub use norm::{head_norm, layer_norm, rms_norm};
+use norm::rms_norm;
+pub use norm::{head_norm, layer_norm};
 pub use producer::Producer;
 pub use sampling::{Sampling, SamplingBuffers, sample_and_advance};
 

@@ -6,7 +6,7 @@ use plateau_shaders::norm::{
 };
 
 /// `y = x / rms(x) * weight` for x, y of [rows, hidden].
-pub fn rms_norm(
+pub(super) fn rms_norm(
     plan: &mut Plan,
     label: String,
     x: BufferId,

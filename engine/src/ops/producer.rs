@@ -1,38 +1,91 @@
 //! What makes the input of a projection: as floats, or at once as the integers that its linears read.
 
-use super::{StaticInput, rms_norm, silu_mul};
+use super::attention::{attention, attention_flat};
+use super::{
+    AttentionInput, AttentionShape, KvPools, StaticInput, layer_norm, relu, rms_norm, silu_mul,
+};
 use crate::plan::{BufferId, Grid, Plan};
-use plateau_shaders::{elementwise, norm, quantize};
+use plateau_shaders::{Kernel, elementwise, norm, quantize};
 
-/// The last operation before a projection. It runs where the projection says, once for each form of x that its linears read.
+/// The last operation before a projection of x [rows, features]. It runs where the projection says, once for each form of x that
+/// its linears read.
 #[derive(Clone, Debug)]
 pub enum Producer {
     /// x is there as floats.
-    Floats,
-    /// x = `rms_norm(from)`, from is [rows, in_features].
+    Floats { x: BufferId },
+    /// x = `rms_norm(from)`, from is [rows, features].
     RmsNorm {
         label: String,
         from: BufferId,
         weight: BufferId,
         eps: f32,
     },
-    /// x = `silu(gate) * up`, gate_up is [rows, 2 * in_features].
+    /// x = `layer_norm(from)`, from is [rows, features], affine is [2, features].
+    LayerNorm {
+        label: String,
+        from: BufferId,
+        affine: BufferId,
+        eps: f32,
+    },
+    /// x = `silu(gate) * up`, gate_up is [rows, 2 * features].
     SiluMul { label: String, gate_up: BufferId },
+    /// x = `max(from, 0)`, from is [rows, features]. Floats are made in place.
+    Relu { label: String, from: BufferId },
+    /// x = attention of the rows of `qkv`, features are heads * head_dim.
+    Attention {
+        label: String,
+        shape: AttentionShape,
+        input: AttentionInput,
+        qkv: BufferId,
+        pools: KvPools,
+    },
 }
 
 impl Producer {
-    /// Makes x, [rows, features] f32.
-    pub(super) fn floats(&self, plan: &mut Plan, x: BufferId, rows: u32, features: u32) {
+    /// Makes x [rows, features] f32, and says where. Producers of one kind share a buffer, so x is read before the next one runs.
+    pub(super) fn floats(&self, plan: &mut Plan, rows: u32, features: u32) -> BufferId {
+        let words = u64::from(rows) * u64::from(features);
         match self {
-            Self::Floats => {}
+            Self::Floats { x } => *x,
             Self::RmsNorm {
                 label,
                 from,
                 weight,
                 eps,
-            } => rms_norm(plan, label.clone(), *from, *weight, x, rows, features, *eps),
+            } => {
+                let x = plan.shared_scratch("normed", words);
+                rms_norm(plan, label.clone(), *from, *weight, x, rows, features, *eps);
+                x
+            }
+            Self::LayerNorm {
+                label,
+                from,
+                affine,
+                eps,
+            } => {
+                let x = plan.shared_scratch("normed", words);
+                layer_norm(plan, label.clone(), *from, *affine, x, rows, features, *eps);
+                x
+            }
             Self::SiluMul { label, gate_up } => {
+                let x = plan.shared_scratch("activated", words);
                 silu_mul(plan, label.clone(), *gate_up, x, rows, features);
+                x
+            }
+            Self::Relu { label, from } => {
+                relu(plan, label.clone(), *from, rows, features);
+                *from
+            }
+            Self::Attention {
+                label,
+                shape,
+                input,
+                qkv,
+                pools,
+            } => {
+                let x = plan.shared_scratch("attended", words);
+                attention(plan, label.clone(), *shape, *input, *qkv, *pools, x, rows);
+                x
             }
         }
     }
@@ -42,51 +95,95 @@ impl Producer {
     pub(super) fn flat(
         &self,
         plan: &mut Plan,
-        input: &StaticInput,
+        flat: &StaticInput,
         map: BufferId,
         x_q: BufferId,
         rows: u32,
         features: u32,
     ) -> bool {
-        let quantize = input.params(rows, features);
+        let quantize = flat.params(rows, features);
         match self {
-            Self::Floats => return false,
+            Self::Floats { .. } => return false,
             Self::RmsNorm {
                 label,
                 from,
                 weight,
                 eps,
             } => {
-                let params = norm::rms_norm_flat::Params {
-                    rows,
-                    features,
-                    eps: *eps,
-                    flat_features: quantize.flat_features,
-                    q_max: quantize.q_max,
-                    inv_scale: quantize.inv_scale,
-                };
-                let grid = Grid::Fixed(norm::rms_norm_flat::grid(&params));
-                plan.dispatch(
-                    label.clone(),
-                    &norm::rms_norm_flat::KERNEL,
-                    params,
-                    grid,
-                    &[*from, *weight, map, x_q],
-                );
+                let kernel = &norm::rms_norm_flat::KERNEL;
+                let bindings = [*from, *weight, map, x_q];
+                norm_flat(plan, label, kernel, *eps, quantize, bindings);
             }
-            Self::SiluMul { label, gate_up } => {
-                let grid = Grid::Fixed(elementwise::silu_mul_flat::grid(&quantize));
-                plan.dispatch(
+            Self::LayerNorm {
+                label,
+                from,
+                affine,
+                eps,
+            } => {
+                let kernel = &norm::layer_norm_flat::KERNEL;
+                let bindings = [*from, *affine, map, x_q];
+                norm_flat(plan, label, kernel, *eps, quantize, bindings);
+            }
+            Self::SiluMul {
+                label,
+                gate_up: from,
+            } => {
+                let kernel = &elementwise::silu_mul_flat::KERNEL;
+                let grid = Grid::Fixed(quantize::flatten_quantize::grid(&quantize));
+                plan.dispatch(label.clone(), kernel, quantize, grid, &[*from, map, x_q]);
+            }
+            Self::Relu { label, from } => {
+                // The relu of floats that are made already is what they are.
+                let kernel = &elementwise::relu_flat::KERNEL;
+                let grid = Grid::Fixed(quantize::flatten_quantize::grid(&quantize));
+                plan.dispatch(label.clone(), kernel, quantize, grid, &[*from, map, x_q]);
+            }
+            Self::Attention {
+                label,
+                shape,
+                input,
+                qkv,
+                pools,
+            } => {
+                if !flat.has_runs_of(shape.heads) {
+                    return false;
+                }
+                attention_flat(
+                    plan,
                     label.clone(),
-                    &elementwise::silu_mul_flat::KERNEL,
-                    quantize,
-                    grid,
-                    &[*gate_up, map, x_q],
+                    *shape,
+                    *input,
+                    *qkv,
+                    *pools,
+                    flat,
+                    map,
+                    x_q,
+                    rows,
                 );
             }
         }
         true
     }
+}
+
+fn norm_flat(
+    plan: &mut Plan,
+    label: &str,
+    kernel: &'static Kernel,
+    eps: f32,
+    quantize: quantize::flatten_quantize::Params,
+    bindings: [BufferId; 4],
+) {
+    let params = norm::rms_norm_flat::Params {
+        rows: quantize.rows,
+        features: quantize.features,
+        eps,
+        flat_features: quantize.flat_features,
+        q_max: quantize.q_max,
+        inv_scale: quantize.inv_scale,
+    };
+    let grid = Grid::Fixed(norm::rms_norm_flat::grid(&params));
+    plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
 /// The flat integers of floats that are in memory.

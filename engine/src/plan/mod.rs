@@ -129,6 +129,15 @@ impl Plan {
         BufferId::Scratch(self.scratch.len() as u32 - 1)
     }
 
+    /// The scratch buffer of this label and size, for operations that each are done with it before the next one writes it.
+    pub fn shared_scratch(&mut self, label: &str, words: u64) -> BufferId {
+        let shared = |desc: &BufferDesc| desc.label == label && desc.words == words.max(1);
+        match self.scratch.iter().position(shared) {
+            Some(index) => BufferId::Scratch(index as u32),
+            None => self.scratch(label, words),
+        }
+    }
+
     pub fn scratch_bytes(&self) -> u64 {
         self.scratch.iter().map(BufferDesc::bytes).sum()
     }
