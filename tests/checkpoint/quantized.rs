@@ -761,7 +761,7 @@ fn a_flatten_map_and_its_inverse_give_the_kernels_form() {
         [1, 1]
     );
     // As many parts as a word can name, each twice.
-    let map: Vec<u32> = (0..510).map(|extra| extra / 2 << 24).collect();
+    let map: Vec<u32> = (0..510).map(|extra| (extra / 2) << 24).collect();
     let kernel = check_flatten_map(&map, &[0, 510]).expect("valid");
     assert_eq!((kernel[0], &kernel[1..]), (255, &map[..]));
 }

@@ -8,7 +8,8 @@ use plateau::exec::Executor;
 use plateau::model::StepShape;
 use plateau::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau::session::{LoadOptions, Row, Session};
-use plateau::tensor::{Bits, Granularity};
+use plateau::tensor::{Bits, Granularity, KvType};
+use plateau_shaders::attention::paged_attention::FlatParams;
 use plateau_shaders::attention::tiles;
 use plateau_shaders::quantize::flatten_quantize;
 use plateau_shaders::{Kernel, elementwise, norm, pack};
@@ -27,9 +28,12 @@ const DEFAULT: LinearFormat = LinearFormat {
 /// One scale for every input. The goldens' activations stay under 126 steps of it.
 const SCALE: f32 = 0.1;
 
+/// What a flat channel's column holds of a weight.
+type Column = fn(i8) -> i8;
+
 /// How a linear's input becomes integers.
 #[derive(Clone, Copy)]
-struct Style {
+pub(super) struct Style {
     bits: Bits,
     scale: ActivationScale,
     /// Of every channel.
@@ -39,7 +43,7 @@ struct Style {
 }
 
 impl Style {
-    const fn new(bits: Bits, parts: u32) -> Self {
+    pub(super) const fn new(bits: Bits, parts: u32) -> Self {
         Self {
             bits,
             scale: ActivationScale::Static,
@@ -49,13 +53,13 @@ impl Style {
     }
 
     /// Part of each extra channel of a source, and what its column holds of a weight.
-    fn extras(self) -> Vec<(u32, fn(i8) -> i8)> {
-        let (half, rest): (fn(i8) -> i8, fn(i8) -> i8) = (|w| w / 2, |w| w - w / 2);
+    fn extras(self) -> Vec<(u32, Column)> {
+        let (half, rest): (Column, Column) = (|w| w / 2, |w| w - w / 2);
         if self.repeated {
             let parts = (1..self.parts).flat_map(|part| [(part, half), (part, rest)]);
             std::iter::once((0, rest)).chain(parts).collect()
         } else {
-            let whole: fn(i8) -> i8 = |w| w;
+            let whole: Column = |w| w;
             (1..self.parts).map(|part| (part, whole)).collect()
         }
     }
@@ -199,7 +203,10 @@ async fn executors() -> Vec<Executor> {
     executors
 }
 
-async fn written(float: &Checkpoint, style: impl Fn(&str) -> Style) -> tempfile::TempDir {
+pub(super) async fn written(
+    float: &Checkpoint,
+    style: impl Fn(&str) -> Style,
+) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     write(float, folder.path(), style).await;
     folder
@@ -255,58 +262,77 @@ fn flattened_int4_activations_equal_int8_ones() {
 }
 
 /// The plan with each producer of flat integers replaced by the operation that it stands for, and `flatten_quantize`.
-fn unfused(plan: &Plan) -> Plan {
+fn unfused(plan: &Plan, rows: u32) -> Plan {
     let mut unfused = Plan {
         dispatches: Vec::new(),
         ..plan.clone()
     };
     for dispatch in &plan.dispatches {
-        let [.., map, x_q] = dispatch.bindings[..] else {
+        let Some(operation) = dispatch.kernel.name.strip_suffix("_flat") else {
+            unfused.dispatches.push(dispatch.clone());
+            continue;
+        };
+        let kernel = plateau_shaders::kernel(operation).expect("what it stands for");
+        let [inputs @ .., map, x_q] = &dispatch.bindings[..] else {
             panic!("every kernel has two bindings");
         };
-        let (x, quantize) = match dispatch.kernel.name {
-            "rms_norm_flat" => {
+        let features_of = |features: u32| u64::from(rows) * u64::from(features);
+        let quantize = match operation {
+            "rms_norm" | "layer_norm" => {
                 let params: norm::rms_norm_flat::Params =
                     bytemuck::pod_read_unaligned(&dispatch.params);
+                let x = unfused.scratch("x", features_of(params.features));
+                // The parameters of both norms.
                 let norm = norm::rms_norm::Params {
-                    rows: params.rows,
+                    rows,
                     hidden: params.features,
                     eps: params.eps,
                 };
-                let x = unfused.scratch("x", u64::from(params.rows * params.features));
                 let grid = Grid::Fixed(norm::rms_norm::grid(&norm));
-                let bindings = [dispatch.bindings[0], dispatch.bindings[1], x];
-                unfused.dispatch("x", &norm::rms_norm::KERNEL, norm, grid, &bindings);
+                unfused.dispatch("x", kernel, norm, grid, &[inputs, &[x]].concat());
+                (x, params.quantize())
+            }
+            "silu_mul" => {
+                let params: flatten_quantize::Params =
+                    bytemuck::pod_read_unaligned(&dispatch.params);
+                let x = unfused.scratch("x", features_of(params.features));
+                let features = params.features;
+                let product = elementwise::silu_mul::Params { rows, features };
+                let grid = Grid::Fixed(elementwise::silu_mul::grid(&product));
+                unfused.dispatch("x", kernel, product, grid, &[inputs, &[x]].concat());
+                (x, params)
+            }
+            "relu" => {
+                let params: flatten_quantize::Params =
+                    bytemuck::pod_read_unaligned(&dispatch.params);
+                let features = params.features;
+                let positive = elementwise::relu::Params { rows, features };
+                let grid = Grid::Fixed(elementwise::relu::grid(&positive));
+                unfused.dispatch("x", kernel, positive, grid, inputs);
+                (inputs[0], params)
+            }
+            attention if attention.starts_with("attention_") => {
+                let params: FlatParams = bytemuck::pod_read_unaligned(&dispatch.params);
+                let features = params.attention.heads * params.attention.head_dim;
+                let x = unfused.scratch("x", features_of(features));
+                let bindings = [inputs, &[x]].concat();
+                let grid = dispatch.grid;
+                unfused.dispatch("x", kernel, params.attention, grid, &bindings);
                 let quantize = flatten_quantize::Params {
-                    rows: params.rows,
-                    features: params.features,
+                    rows,
+                    features,
                     flat_features: params.flat_features,
                     q_max: params.q_max,
                     inv_scale: params.inv_scale,
                 };
                 (x, quantize)
             }
-            "silu_mul_flat" => {
-                let params: flatten_quantize::Params =
-                    bytemuck::pod_read_unaligned(&dispatch.params);
-                let product = elementwise::silu_mul::Params {
-                    rows: params.rows,
-                    features: params.features,
-                };
-                let x = unfused.scratch("x", u64::from(params.rows * params.features));
-                let grid = Grid::Fixed(elementwise::silu_mul::grid(&product));
-                let kernel: &'static Kernel = &elementwise::silu_mul::KERNEL;
-                unfused.dispatch("x", kernel, product, grid, &[dispatch.bindings[0], x]);
-                (x, params)
-            }
-            _ => {
-                unfused.dispatches.push(dispatch.clone());
-                continue;
-            }
+            other => panic!("{other}_flat stands for two operations that this test does not know"),
         };
-        let grid = Grid::Fixed(flatten_quantize::grid(&quantize));
+        let (x, params) = quantize;
+        let grid = Grid::Fixed(flatten_quantize::grid(&params));
         let kernel: &'static Kernel = &flatten_quantize::KERNEL;
-        unfused.dispatch("x_q", kernel, quantize, grid, &[x, map, x_q]);
+        unfused.dispatch("x_q", kernel, params, grid, &[x, *map, *x_q]);
     }
     unfused
 }
@@ -332,7 +358,7 @@ async fn fused_and_unfused(session: &mut Session, rows: &[Row]) -> [Vec<f32>; 2]
     };
     let (model, executor) = session.parts();
     let step = model.step(&shape);
-    let plan = unfused(&step.plan);
+    let plan = unfused(&step.plan, rows.len() as u32);
     assert!(plan.dispatches.len() > step.plan.dispatches.len());
     let logits: Option<BufferId> = step.logits;
     let logits = logits.expect("logits were asked for");
@@ -357,20 +383,112 @@ fn producers_of_integers_change_no_bit() {
                 position,
                 token: (position * position + 5) % float.config.vocab_size,
             };
-            for executor in executors().await {
-                let what = format!("{} on {}", folder.display(), executor.name());
-                let options = LoadOptions::default();
-                let mut session = model::load(&checkpoint, executor, &options).await;
-                // A prefill, then a decode.
-                for rows in [0..19, 19..21] {
-                    let rows: Vec<Row> = rows.map(row).collect();
-                    let [fused, unfused] = fused_and_unfused(&mut session, &rows).await;
-                    assert!(fused == unfused, "{what}, {} rows", rows.len());
+            let ids: Vec<u32> = (0..21).map(|position| row(position).token).collect();
+            for kv_type in [KvType::F32, KvType::F16, KvType::I8] {
+                for executor in executors().await {
+                    let what = format!("{} {kv_type:?} on {}", folder.display(), executor.name());
+                    let options = LoadOptions {
+                        kv_type,
+                        ..LoadOptions::default()
+                    };
+                    let mut session = model::load(&checkpoint, executor, &options).await;
+                    // A prefill, then a decode.
+                    let mut logits = Vec::new();
+                    for rows in [0..19, 19..21] {
+                        let rows: Vec<Row> = rows.map(row).collect();
+                        let [fused, unfused] = fused_and_unfused(&mut session, &rows).await;
+                        assert!(fused == unfused, "{what}, {} rows", rows.len());
+                        logits.extend(fused);
+                    }
+                    for chunk in [1, 9] {
+                        let chunked = model::logits(&mut session, &ids, Some(chunk)).await;
+                        assert!(chunked == logits, "{what}: chunks of {chunk} rows");
+                    }
                 }
             }
         }
     });
 }
+
+/// What quantizes in each layer of a golden whose inputs are all static.
+const OF_A_LAYER: [(&str, &[(&str, usize)]); 8] = [
+    ("llama-bias-tied-rope-linear", LLAMA),
+    ("llama-gqa-rope-llama3", LLAMA),
+    ("mistral-window", LLAMA_BETWEEN_WORDS),
+    ("opt-bare", OPT_BETWEEN_WORDS),
+    ("opt-post-norm-project", OPT_POST_NORM_BETWEEN_WORDS),
+    ("opt-pre-norm", OPT),
+    ("qwen2-shards", LLAMA_BETWEEN_WORDS),
+    ("qwen3-qk-norm", LLAMA),
+];
+const LLAMA: &[(&str, usize)] = &[
+    ("rms_norm_flat", 2),
+    ("attention_decode_f16_flat", 1),
+    ("silu_mul_flat", 1),
+];
+/// Heads whose features are not whole words, 4 each: what attention makes is quantized after it.
+const LLAMA_BETWEEN_WORDS: &[(&str, usize)] = &[
+    ("rms_norm_flat", 2),
+    ("flatten_quantize", 1),
+    ("silu_mul_flat", 1),
+];
+const OPT: &[(&str, usize)] = &[
+    ("layer_norm_flat", 2),
+    ("attention_decode_f16_flat", 1),
+    ("relu_flat", 1),
+];
+const OPT_BETWEEN_WORDS: &[(&str, usize)] = &[
+    ("layer_norm_flat", 2),
+    ("flatten_quantize", 1),
+    ("relu_flat", 1),
+];
+/// Attention and MLP read the residual stream, which is there as floats.
+const OPT_POST_NORM_BETWEEN_WORDS: &[(&str, usize)] = &[("flatten_quantize", 3), ("relu_flat", 1)];
+
+#[test]
+fn static_inputs_are_written_by_what_produces_them() {
+    pollster::block_on(async {
+        for folder in model::goldens() {
+            let of_golden = |(name, _): &&(&str, _)| folder.ends_with(name);
+            let (_, of_a_layer) = OF_A_LAYER
+                .iter()
+                .find(of_golden)
+                .unwrap_or_else(|| panic!("{}: not in the table", folder.display()));
+            let float = model::open(&folder).await;
+            let layers = float.config.num_hidden_layers as usize;
+            for style in [Style::new(Bits::Int8, 1), Style::new(Bits::Int4, 18)] {
+                let folder_of_style = written(&float, |_| style).await;
+                let checkpoint = model::open(folder_of_style.path()).await;
+                let options = LoadOptions::default();
+                let mut session = model::load(&checkpoint, Executor::twin(), &options).await;
+                let plan = session.parts().0.step(&STEP).plan;
+                let mut found = counts(&plan);
+                found.retain(|name, _| name.ends_with("_flat") || name.contains("quantize"));
+                // The head's.
+                assert_eq!(found.remove("quantize_dynamic"), Some(1));
+                let expected = of_a_layer.iter().map(|(name, n)| (*name, n * layers));
+                assert_eq!(found, expected.collect(), "{}", folder.display());
+                // Floats that are stored nowhere have no buffer either.
+                let fused = |name: &str| of_a_layer.iter().any(|(found, _)| *found == name);
+                let scratch = |label: &str| plan.scratch.iter().any(|desc| desc.label == label);
+                assert!(!scratch("activated"), "{}", folder.display());
+                assert_eq!(
+                    scratch("attended"),
+                    !fused("attention_decode_f16_flat"),
+                    "{}",
+                    folder.display()
+                );
+            }
+        }
+    });
+}
+
+/// A step of few rows.
+const STEP: StepShape = StepShape::Rows {
+    rows: 3,
+    tiles: 1,
+    logits: 1,
+};
 
 /// A producer runs once for each form of its output that a projection reads.
 #[test]
@@ -378,11 +496,6 @@ fn a_producer_runs_once_for_each_input() {
     pollster::block_on(async {
         let float = model::open(&model::goldens()[0]).await;
         let layers = float.config.num_hidden_layers as usize;
-        let shape = StepShape::Rows {
-            rows: 3,
-            tiles: 1,
-            logits: 1,
-        };
         let counted = async |style: &dyn Fn(&str) -> Style| {
             let folder = written(&float, style).await;
             let checkpoint = model::open(folder.path()).await;
@@ -392,7 +505,7 @@ fn a_producer_runs_once_for_each_input() {
             let ids: Vec<u32> = (0..13).collect();
             let whole = model::logits(&mut session, &ids, None).await;
             assert!(model::logits(&mut session, &ids, Some(4)).await == whole);
-            let plan = session.parts().0.step(&shape).plan;
+            let plan = session.parts().0.step(&STEP).plan;
             (plan.dispatches.len(), counts(&plan))
         };
         let of = |counts: &BTreeMap<&'static str, usize>, name: &str| {
@@ -406,16 +519,16 @@ fn a_producer_runs_once_for_each_input() {
         let (before, all_dynamic) = counted(&|_| dynamic).await;
         assert_eq!(of(&all_dynamic, "quantize_dynamic"), 4 * layers + 1);
 
-        // Two norms and a product of each layer lose the dispatch that quantized; the head is as it was.
+        // Two norms, attention and a product of each layer lose the dispatch that quantized; the head is as it was.
         let (after, fixed) = counted(&|_| Style::new(Bits::Int8, 2)).await;
         assert_eq!(of(&fixed, "rms_norm_flat"), 2 * layers);
         assert_eq!(of(&fixed, "silu_mul_flat"), layers);
         assert_eq!(of(&fixed, "rms_norm"), 1);
         assert_eq!(of(&fixed, "silu_mul"), 0);
         assert_eq!(of(&fixed, "quantize_dynamic"), 1);
-        // What attention makes is quantized after it.
-        assert_eq!(of(&fixed, "flatten_quantize"), layers);
-        assert_eq!(before - after, 3 * layers);
+        assert_eq!(of(&fixed, "attention_decode_f16_flat"), layers);
+        assert_eq!(of(&fixed, "flatten_quantize"), 0);
+        assert_eq!(before - after, 4 * layers);
 
         // q and v share a static input, k has floats quantized for each token; gate and up have two static inputs.
         let (_, mixed) = counted(&|name| match name.rsplit('.').next() {
@@ -427,6 +540,6 @@ fn a_producer_runs_once_for_each_input() {
         assert_eq!(of(&mixed, "rms_norm_flat"), 3 * layers);
         assert_eq!(of(&mixed, "rms_norm"), layers + 1);
         assert_eq!(of(&mixed, "quantize_dynamic"), layers + 1);
-        assert_eq!(of(&mixed, "flatten_quantize"), layers);
+        assert_eq!(of(&mixed, "flatten_quantize"), 0);
     });
 }

@@ -1,5 +1,6 @@
 //! Keys and values stored in a checkpoint, for sequences that begin with certain tokens.
 
+use super::flattened::{self, Style};
 use plateau::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
     LinearFormat, NewTensor,
@@ -33,11 +34,19 @@ async fn rounded(golden: &Path) -> (TempDir, Checkpoint) {
     (folder, checkpoint)
 }
 
-fn named(names: [&str; 2]) -> Vec<PathBuf> {
+fn named<const N: usize>(names: [&str; N]) -> Vec<PathBuf> {
     let is_named = |golden: &PathBuf| names.iter().any(|name| golden.ends_with(name));
     let found: Vec<PathBuf> = model::goldens().into_iter().filter(is_named).collect();
     assert_eq!(found.len(), names.len(), "{names:?}");
     found
+}
+
+/// A golden with integer weights, and inputs whose scale is known before.
+async fn with_static_inputs(golden: &Path) -> (TempDir, Checkpoint) {
+    let float = model::open(golden).await;
+    let folder = flattened::written(&float, |_| Style::new(Bits::Int4, 18)).await;
+    let checkpoint = model::open(folder.path()).await;
+    (folder, checkpoint)
 }
 
 /// Keys and values of a layer, [tokens, kv_heads * head_dim] each.
@@ -195,9 +204,22 @@ fn a_prefix_of_the_models_own_keys_and_values_changes_no_bit() {
 #[test]
 fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
     pollster::block_on(async {
-        // One without a window, and one with a window that leaves the prefix behind.
-        for golden in named(["llama-gqa-rope-llama3", "mistral-window"]) {
-            let (_folder, plain) = rounded(&golden).await;
+        // One without a window, one with a window that leaves the prefix behind, and one with learned positions.
+        let goldens = named(["llama-gqa-rope-llama3", "mistral-window", "opt-pre-norm"]);
+        let modes = [
+            (KvType::F32, false),
+            (KvType::F16, false),
+            (KvType::I8, false),
+            (KvType::I8, true),
+        ];
+        for (golden, (kv_type, is_static)) in goldens
+            .iter()
+            .flat_map(|golden| modes.map(|mode| (golden, mode)))
+        {
+            let (_folder, plain) = match is_static {
+                false => rounded(golden).await,
+                true => with_static_inputs(golden).await,
+            };
             let vocab = plain.config.vocab_size;
             let size = vocab as usize;
             let tokens = [1, 9];
@@ -207,74 +229,77 @@ fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
             without[1] += 1;
             let layers = noise(&plain, tokens.len());
             let (_folder, stored) = with_prefix(&plain, &tokens, &layers).await;
-            for kv_type in [KvType::F32, KvType::F16] {
-                for (executor, again) in executors().await.into_iter().zip(executors().await) {
-                    let what = format!("{} {kv_type:?} on {}", golden.display(), executor.name());
-                    let options = options(kv_type);
-                    let mut session = model::load(&plain, executor, &options).await;
-                    let plain_with = bits(&model::logits(&mut session, &with, None).await);
-                    let plain_without = bits(&model::logits(&mut session, &without, None).await);
-                    let mut session = model::load(&stored, again, &options).await;
-                    let alone = bits(&model::logits(&mut session, &with, None).await);
-                    // The prefix's own rows see what is computed; all others see what is stored.
-                    assert!(
-                        alone[..2 * size] == plain_with[..2 * size],
-                        "{what}: the prefix"
-                    );
-                    let mut rows = alone.chunks(size).zip(plain_with.chunks(size));
-                    assert!(
-                        rows.nth(2).is_some_and(|(a, b)| a != b),
-                        "{what}: no change"
-                    );
-                    for chunk in [1, 2, 3, 9] {
-                        let found = bits(&model::logits(&mut session, &with, Some(chunk)).await);
-                        assert!(found == alone, "{what}: chunks of {chunk} rows");
-                        let found = bits(&model::logits(&mut session, &without, Some(chunk)).await);
-                        assert!(found == plain_without, "{what}: another beginning");
-                    }
-
-                    // Both in one step, shuffled, with and without the logits of the prefix's rows.
-                    session.reset(0);
-                    for wanted_early in [true, false] {
-                        let mut rows = Vec::new();
-                        for position in 0..30 {
-                            rows.push(row(2, position, with[position]));
-                            rows.push(row(1, position, without[position]));
-                        }
-                        let mut wanted = vec![2 * 29, 2 * 5 + 1, 2 * 2];
-                        if wanted_early {
-                            wanted.extend([2, 1, 3, 0]);
-                        }
-                        let expected: Vec<u32> = wanted
-                            .iter()
-                            .flat_map(|&i| {
-                                let of = if i % 2 == 0 { &alone } else { &plain_without };
-                                of[i as usize / 2 * size..][..size].to_vec()
-                            })
-                            .collect();
-                        let found = session.step(&rows, &wanted).await.expect("a step");
-                        assert!(bits(&found) == expected, "{what}: a mixed step");
-                        // One row more of each.
-                        let rows = [row(1, 30, without[30]), row(2, 30, with[30])];
-                        let found = session.step(&rows, &[0, 1]).await.expect("a step");
-                        let expected = [&plain_without, &alone].map(|of| &of[30 * size..][..size]);
-                        assert!(bits(&found) == expected.concat(), "{what}: a mixed decode");
-                        session.reset(1);
-                        session.reset(2);
-                    }
-
-                    // The prefix alone in a step, unwanted: nothing runs but the copy.
-                    let rows = [row(1, 0, tokens[0]), row(1, 1, tokens[1])];
-                    let none = session.step(&rows, &[]).await.expect("a step");
-                    assert!(none.is_empty());
-                    let rows = [row(1, 2, with[2])];
-                    let found = session.step(&rows, &[0]).await.expect("a step");
-                    assert!(
-                        bits(&found) == alone[2 * size..][..size],
-                        "{what}: the copy alone"
-                    );
-                    session.reset(1);
+            for (executor, again) in executors().await.into_iter().zip(executors().await) {
+                let inputs = if is_static { "static" } else { "dynamic" };
+                let what = format!(
+                    "{} {kv_type:?}, {inputs} inputs, on {}",
+                    golden.display(),
+                    executor.name()
+                );
+                let options = options(kv_type);
+                let mut session = model::load(&plain, executor, &options).await;
+                let plain_with = bits(&model::logits(&mut session, &with, None).await);
+                let plain_without = bits(&model::logits(&mut session, &without, None).await);
+                let mut session = model::load(&stored, again, &options).await;
+                let alone = bits(&model::logits(&mut session, &with, None).await);
+                // The prefix's own rows see what is computed; all others see what is stored.
+                assert!(
+                    alone[..2 * size] == plain_with[..2 * size],
+                    "{what}: the prefix"
+                );
+                let mut rows = alone.chunks(size).zip(plain_with.chunks(size));
+                assert!(
+                    rows.nth(2).is_some_and(|(a, b)| a != b),
+                    "{what}: no change"
+                );
+                for chunk in [1, 2, 3, 9] {
+                    let found = bits(&model::logits(&mut session, &with, Some(chunk)).await);
+                    assert!(found == alone, "{what}: chunks of {chunk} rows");
+                    let found = bits(&model::logits(&mut session, &without, Some(chunk)).await);
+                    assert!(found == plain_without, "{what}: another beginning");
                 }
+
+                // Both in one step, shuffled, with and without the logits of the prefix's rows.
+                session.reset(0);
+                for wanted_early in [true, false] {
+                    let mut rows = Vec::new();
+                    for position in 0..30 {
+                        rows.push(row(2, position, with[position]));
+                        rows.push(row(1, position, without[position]));
+                    }
+                    let mut wanted = vec![2 * 29, 2 * 5 + 1, 2 * 2];
+                    if wanted_early {
+                        wanted.extend([2, 1, 3, 0]);
+                    }
+                    let expected: Vec<u32> = wanted
+                        .iter()
+                        .flat_map(|&i| {
+                            let of = if i % 2 == 0 { &alone } else { &plain_without };
+                            of[i as usize / 2 * size..][..size].to_vec()
+                        })
+                        .collect();
+                    let found = session.step(&rows, &wanted).await.expect("a step");
+                    assert!(bits(&found) == expected, "{what}: a mixed step");
+                    // One row more of each.
+                    let rows = [row(1, 30, without[30]), row(2, 30, with[30])];
+                    let found = session.step(&rows, &[0, 1]).await.expect("a step");
+                    let expected = [&plain_without, &alone].map(|of| &of[30 * size..][..size]);
+                    assert!(bits(&found) == expected.concat(), "{what}: a mixed decode");
+                    session.reset(1);
+                    session.reset(2);
+                }
+
+                // The prefix alone in a step, unwanted: nothing runs but the copy.
+                let rows = [row(1, 0, tokens[0]), row(1, 1, tokens[1])];
+                let none = session.step(&rows, &[]).await.expect("a step");
+                assert!(none.is_empty());
+                let rows = [row(1, 2, with[2])];
+                let found = session.step(&rows, &[0]).await.expect("a step");
+                assert!(
+                    bits(&found) == alone[2 * size..][..size],
+                    "{what}: the copy alone"
+                );
+                session.reset(1);
             }
         }
     });
@@ -299,7 +324,11 @@ async fn by_logits(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> 
 fn generation_with_a_prefix_is_what_the_logits_say() {
     const NEW: usize = 8;
     pollster::block_on(async {
-        for golden in named(["llama-bias-tied-rope-linear", "qwen3-qk-norm"]) {
+        for golden in named([
+            "llama-bias-tied-rope-linear",
+            "qwen3-qk-norm",
+            "opt-post-norm-project",
+        ]) {
             let (_folder, plain) = rounded(&golden).await;
             let vocab = plain.config.vocab_size;
             for executor in 0..executors().await.len() {
