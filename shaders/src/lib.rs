@@ -27,6 +27,7 @@ pub const KERNELS: &[&Kernel] = &[
     &elementwise::relu::KERNEL,
     &elementwise::relu_flat::KERNEL,
     &elementwise::add_positions::KERNEL,
+    &elementwise::stored_row::KERNEL,
     // norm
     &norm::rms_norm::KERNEL,
     &norm::rms_norm_flat::KERNEL,

@@ -11,7 +11,8 @@ use plateau::quantize::report::totals;
 use plateau::quantize::{QuantizeError, Recipe, Source, quantize};
 use plateau::tensor::Bits;
 use plateau_tests::tolerance::{
-    FLOAT_FEW_ULP, QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8, Tolerance,
+    FLOAT_FEW_ULP, QUANTIZED_HEAD, QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8,
+    Tolerance,
 };
 use plateau_tests::{Rng, device, model};
 use pollster::block_on;
@@ -129,6 +130,45 @@ fn every_recipe_quantizes_every_family() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_stored_first_token_is_as_in_the_float_model_and_nothing_depends_on_chunks() {
+    for folder in model::goldens() {
+        let what = folder.display();
+        let float = block_on(model::open(&folder));
+        let ids = samples(&float, 1, 99).windows[0].clone();
+        let vocab = float.config.vocab_size as usize;
+        let out = tempfile::tempdir().expect("a folder");
+        run(
+            &float,
+            &mut Executor::twin(),
+            &recipe("flattenquant-w4a8"),
+            out.path(),
+        )
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+        block_on(async {
+            let options = model::f32_options();
+            let mut session = model::load(&float, Executor::twin(), &options).await;
+            let expected = model::logits(&mut session, &ids, None).await;
+            let quantized = model::open(out.path()).await;
+            let options = plateau::session::LoadOptions::default();
+            let mut session = model::load(&quantized, Executor::twin(), &options).await;
+            let whole = model::logits(&mut session, &ids, None).await;
+            let single = model::logits(&mut session, &ids, Some(1)).await;
+            assert!(whole == single, "{what}");
+            let largest = expected[..vocab]
+                .iter()
+                .fold(0.0_f32, |a, x| a.max(x.abs()));
+            for (found, expected) in whole[..vocab].iter().zip(&expected[..vocab]) {
+                let error = f64::from((found - expected).abs() / largest);
+                assert!(
+                    error <= QUANTIZED_HEAD.relative,
+                    "{what}: {found} {expected}"
+                );
+            }
+        });
+    }
 }
 
 #[test]

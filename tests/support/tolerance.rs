@@ -127,3 +127,10 @@ pub const QUANTIZED_INT4_BY_INT4: Tolerance = Tolerance {
     absolute: 0.0,
     relative: 0.4,
 };
+
+/// Logits of an INT8 head, over the largest: half a step of 127 of each input and weight, some dozens of them in a sum.
+pub const QUANTIZED_HEAD: Tolerance = Tolerance {
+    name: "logits of an INT8 head",
+    absolute: 0.0,
+    relative: 0.03,
+};

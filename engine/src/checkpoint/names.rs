@@ -183,6 +183,14 @@ impl ModelConfig {
         ["k_prefix", "v_prefix"].map(|name| format!("{layers}.{layer}.self_attn.{name}"))
     }
 
+    /// The decoder's output for a stored first token, before the last norm: [1, hidden].
+    pub fn hidden_prefix_tensor(&self) -> &'static str {
+        match &self.architecture {
+            Architecture::Llama(_) => "model.hidden_prefix",
+            Architecture::Opt(_) => "model.decoder.hidden_prefix",
+        }
+    }
+
     /// The matrices that stay float in a quantized model, without `.weight`, [rows, columns]: few weights, of which each
     /// output has its own.
     pub fn float_matrices(&self) -> Vec<(&'static str, [u32; 2])> {

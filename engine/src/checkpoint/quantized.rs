@@ -57,6 +57,7 @@
 //! | `model.embed_tokens.scales`, `lm_head.scales` | F32 `[vocab]` | the same |
 //! | norm weights and biases, under their float names | F32 | always |
 //! | `model.layers.I.self_attn.k_prefix`, `….v_prefix` | F32 `[N, kv_heads * head_dim]` | `kv_prefix` has N tokens |
+//! | `model.hidden_prefix` | F32 `[1, hidden]` | may be, where `kv_prefix` has one token |
 //!
 //! OPT's names begin with `model.decoder.` where Llama's begin with `model.`. Its `model.decoder.embed_positions.weight`
 //! `[positions + 2, hidden]`, and where the embedding's width is not the decoder's `model.decoder.project_in.weight` and
@@ -454,6 +455,19 @@ fn check_prefix(
     for layer in 0..config.num_hidden_layers {
         for name in config.kv_prefix_tensors(layer) {
             checkpoint.expect_dtype(&name, &shape, Dtype::F32)?;
+        }
+    }
+    let hidden = config.hidden_prefix_tensor();
+    if checkpoint.tensors.contains_key(hidden) {
+        let shape = [prefix.tokens.len() as u64, config.hidden_size.into()];
+        checkpoint.expect_dtype(hidden, &shape, Dtype::F32)?;
+        if prefix.tokens.len() > 1 {
+            return Err(LoadError::invalid(
+                config_file,
+                "quantization_config.kv_prefix.tokens",
+                format!("{} ids", prefix.tokens.len()),
+                format!("one, since there is a tensor '{hidden}'"),
+            ));
         }
     }
     Ok(())

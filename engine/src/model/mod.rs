@@ -14,7 +14,7 @@ pub use weights::{
 use crate::checkpoint::{Architecture, ModelConfig};
 use crate::ops::{
     Activations, AttentionInput, AttentionShape, KvPools, Projection, Sampling, SamplingBuffers,
-    kv_append, kv_block_words, sample_and_advance,
+    kv_append, kv_block_words, sample_and_advance, stored_row,
 };
 use crate::plan::{BufferId, Features, Plan, SharedBuffers};
 use crate::sampler::REPEAT_WINDOW;
@@ -70,6 +70,15 @@ pub struct StoredPrefix {
     pub row_info: BufferId,
     /// [tokens, 2, kv_heads * head_dim] f32 of each layer: keys after rope, then values
     pub layers: Vec<BufferId>,
+    /// [hidden] f32, the decoder's output for a single token, where the checkpoint has it
+    pub hidden: Option<BufferId>,
+}
+
+impl StoredPrefix {
+    /// The single token, and what the decoder makes of it.
+    fn hidden(&self) -> Option<(u32, BufferId)> {
+        self.tokens.first().copied().zip(self.hidden)
+    }
 }
 
 /// A model's weights, caches and step buffers, as names and sizes.
@@ -138,7 +147,7 @@ impl Model {
             .collect();
         let kv_bytes = shared.bytes() - weight_bytes;
         let prefix = (!weights_config.prefix_tokens.is_empty())
-            .then(|| stored_prefix(&config, &part, weights_config.prefix_tokens, &mut shared));
+            .then(|| stored_prefix(&config, &part, weights_config, &mut shared));
         let rows = u64::from(capacity.max_rows);
         let sequences = u64::from(capacity.max_sequences);
         let step = StepBuffers {
@@ -266,10 +275,15 @@ impl Model {
         input: AttentionInput,
         rows: u32,
     ) -> BufferId {
-        match &self.weights.decoder {
+        let x = match &self.weights.decoder {
             Decoder::Llama(w) => llama::decoder(self, w, plan, tokens, input, rows),
             Decoder::Opt(w) => opt::decoder(self, w, plan, tokens, input, rows),
+        };
+        if let Some((token, stored)) = self.prefix.as_ref().and_then(StoredPrefix::hidden) {
+            let hidden = self.config.hidden_size;
+            stored_row(plan, tokens, input.row_info, token, stored, x, rows, hidden);
         }
+        x
     }
 
     /// Last norm and head: logits of all rows of `x`, or of those that `index` names; [rows or count, vocab].
@@ -338,9 +352,10 @@ impl Model {
 fn stored_prefix(
     config: &ModelConfig,
     part: &Part,
-    tokens: &[u32],
+    weights: &WeightsConfig<'_>,
     shared: &mut SharedBuffers,
 ) -> StoredPrefix {
+    let tokens = weights.prefix_tokens;
     let rows = tokens.len() as u64;
     let words = rows * u64::from(2 * config.num_key_value_heads * config.head_dim);
     let layers = part.layers.clone();
@@ -350,5 +365,8 @@ fn stored_prefix(
         layers: layers
             .map(|layer| shared.add(format!("layers.{layer}.kv_prefix"), words))
             .collect(),
+        hidden: weights
+            .hidden_prefix
+            .then(|| shared.add("hidden_prefix", config.hidden_size.into())),
     }
 }

@@ -25,6 +25,8 @@ pub struct WeightsConfig<'a> {
     pub max_buffer_bytes: u64,
     /// The tokens whose keys and values the checkpoint has; none, mostly.
     pub prefix_tokens: &'a [u32],
+    /// Whether the decoder's output for that token, a single one, is stored too.
+    pub hidden_prefix: bool,
 }
 
 impl WeightsConfig<'_> {

@@ -100,6 +100,32 @@ pub fn add_positions(
     }
 }
 
+/// Puts `stored` [hidden] in the place of the rows of x [rows, hidden] that are `token` at position 0.
+pub fn stored_row(
+    plan: &mut Plan,
+    tokens: BufferId,
+    row_info: BufferId,
+    token: u32,
+    stored: BufferId,
+    x: BufferId,
+    rows: u32,
+    hidden: u32,
+) {
+    let params = kernels::stored_row::Params {
+        rows,
+        features: hidden,
+        token,
+    };
+    let grid = Grid::Fixed(kernels::stored_row::grid(&params));
+    plan.dispatch(
+        "hidden_prefix",
+        &kernels::stored_row::KERNEL,
+        params,
+        grid,
+        &[tokens, row_info, stored, x],
+    );
+}
+
 /// `y[i] = x[index[i]]` for rows of `features`.
 pub fn gather_rows(
     plan: &mut Plan,

@@ -8,7 +8,7 @@ mod producer;
 mod sampling;
 
 pub use attention::{AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, rope};
-pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows};
+pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, stored_row};
 use elementwise::{relu, silu_mul};
 pub use linear::{
     Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,

@@ -81,6 +81,8 @@ impl Samples {
 pub struct LayerPrefix {
     pub k: Vec<f32>,
     pub v: Vec<f32>,
+    /// What the layer made of them: [tokens, hidden].
+    pub hidden: Vec<f32>,
 }
 
 /// What a linear was given: [rows, features], rows in the order of the windows.
@@ -127,6 +129,7 @@ impl<'a> Stage<'a> {
             table: WeightFormat::F32,
             max_buffer_bytes: executor.max_buffer_bytes(),
             prefix_tokens: &[],
+            hidden_prefix: false,
         };
         let model = Model::new(
             config.clone(),
@@ -322,7 +325,8 @@ impl<'a> Stage<'a> {
             }
         }
         let [k, v] = found;
-        Ok(LayerPrefix { k, v })
+        let hidden = Vec::new();
+        Ok(LayerPrefix { k, v, hidden })
     }
 
     /// Where the head's row of a position lies in a pool, in words.

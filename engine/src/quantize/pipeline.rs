@@ -323,7 +323,10 @@ async fn observe(
             }
         })
         .await?;
-    let layer_prefix = stage.read_prefix(prefix).await?;
+    let mut layer_prefix = stage.read_prefix(prefix).await?;
+    // The first window's; they are the same in all.
+    layer_prefix.hidden =
+        hidden[..prefix * hidden.len() / (samples.windows.len() * samples.window())].to_vec();
     stats.iter_mut().for_each(ActivationStats::finish);
     Ok((stats, layer_prefix))
 }
@@ -673,7 +676,7 @@ pub async fn write(
     };
     let mut errors = Vec::new();
     // Small, and written after the linears.
-    let (mut norms, mut stored) = (Vec::new(), Vec::new());
+    let (mut norms, mut stored, mut last_hidden) = (Vec::new(), Vec::new(), Vec::new());
     for (layer, plan) in plan.iter().enumerate() {
         let layer = layer as u32;
         progress(Progress {
@@ -711,6 +714,7 @@ pub async fn write(
         }
         if prefix > 0 {
             stored.extend([prefix_rows.k, prefix_rows.v]);
+            last_hidden = prefix_rows.hidden;
         }
         let linears = plan.groups.iter().flat_map(|group| &group.linears);
         for (linear, quantized) in linears.zip(&quantized) {
@@ -720,6 +724,7 @@ pub async fn write(
     for (name, len) in config.final_norms() {
         norms.push(checkpoint.read_f32(&name, 0, len as usize).await?);
     }
+    stored.push(last_hidden);
     let names = other_vectors(config, recipe).into_iter();
     for (tensor, values) in names.zip(norms.iter().chain(&stored)) {
         writer.append_f32(&tensor.name, values)?;
@@ -849,6 +854,8 @@ fn other_vectors(config: &ModelConfig, recipe: &Recipe) -> Vec<NewTensor> {
         let layers = 0..config.num_hidden_layers;
         let names = layers.flat_map(|layer| config.kv_prefix_tensors(layer));
         tensors.extend(names.map(|name| tensor(name, &[1, width])));
+        let hidden = config.hidden_prefix_tensor().to_owned();
+        tensors.push(tensor(hidden, &[1, config.hidden_size]));
     }
     tensors
 }

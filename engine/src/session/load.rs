@@ -249,6 +249,10 @@ fn declare(
             prefix_tokens: quantization
                 .and_then(|quantization| quantization.kv_prefix.as_ref())
                 .map_or(&[], |prefix| &prefix.tokens),
+            hidden_prefix: checkpoint.is_some_and(|checkpoint| {
+                let name = checkpoint.config.hidden_prefix_tensor();
+                checkpoint.tensors.contains_key(name)
+            }),
         },
     );
     let integer = |l: &&LinearWeights| matches!(l.linear.format, WeightFormat::Int { .. });
@@ -417,6 +421,13 @@ async fn write_prefix(
             .zip(values.chunks_exact(features));
         let rows: Vec<f32> = rows.flat_map(|(k, v)| [k, v].concat()).collect();
         executor.write(*buffer, 0, bytemuck::cast_slice(&rows))?;
+    }
+    if let Some(buffer) = prefix.hidden {
+        let name = config.hidden_prefix_tensor();
+        let row = checkpoint
+            .read_f32(name, 0, config.hidden_size as usize)
+            .await?;
+        executor.write(buffer, 0, bytemuck::cast_slice(&row))?;
     }
     Ok(())
 }

@@ -10,3 +10,4 @@ pub mod relu;
 pub mod relu_flat;
 pub mod silu_mul;
 pub mod silu_mul_flat;
+pub mod stored_row;

@@ -7,7 +7,7 @@ use crate::tolerance::{FLOAT_FEW_ULP, FLOAT_TRANSCENDENTAL};
 use half::f16;
 use plateau_shaders::elementwise::{
     add_positions, embedding_f16, embedding_f32, embedding_i8, gather_rows, relu, relu_flat,
-    silu_mul, silu_mul_flat,
+    silu_mul, silu_mul_flat, stored_row,
 };
 use plateau_shaders::{pack, padded};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         embedding(),
         positions(),
         gather(),
+        stored(),
         silu(),
         silu_flat(),
         silu_flat_whole_steps(),
@@ -155,6 +156,36 @@ fn gather() -> Vec<Case> {
             .input(&index)
             .input(&x)
             .output(&vec![0u32; (n * features) as usize], Check::Exact),
+        );
+    }
+    cases
+}
+
+fn stored() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features) in [(1u32, 1u32), (5, 255), (3, 256), (9, 257)] {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+        let params = stored_row::Params {
+            rows,
+            features,
+            token: 1,
+        };
+        // The token at the first position, elsewhere, and other tokens at the first position.
+        let tokens: Vec<u32> = (0..rows).map(|row| row % 2).collect();
+        let row_info: Vec<[u32; 2]> = (0..rows).map(|row| [row, row / 2 % 2]).collect();
+        let x: Vec<u32> = (0..rows * features).map(|_| rng.next_u32()).collect();
+        let stored: Vec<u32> = (0..features).map(|_| rng.next_u32()).collect();
+        cases.push(
+            Case::new(
+                &stored_row::KERNEL,
+                format!("rows={rows} features={features}"),
+                params,
+                stored_row::grid(&params),
+            )
+            .input(&tokens)
+            .input(&row_info)
+            .input(&stored)
+            .output(&x, Check::Exact),
         );
     }
     cases
