@@ -6,4 +6,5 @@ mod gptq;
 mod grid;
 mod oracle;
 mod recipes;
+mod refit;
 mod smooth;

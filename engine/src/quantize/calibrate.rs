@@ -18,7 +18,7 @@ use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
 use plateau_shaders::attention::tiles;
 use plateau_shaders::quantize::{gram, gram_f32, gram_i8};
-use plateau_shaders::{PAGE_SIZE, padded};
+use plateau_shaders::{PAGE_SIZE, pack, padded};
 use std::collections::BTreeMap;
 
 /// Rows of one step, where a window is not longer.
@@ -351,6 +351,10 @@ impl<'a> Stage<'a> {
         rows
     }
 
+    pub fn hidden_size(&self) -> usize {
+        self.model.config.hidden_size as usize
+    }
+
     /// Logits of a row.
     pub fn vocab(&self) -> usize {
         self.model.config.vocab_size as usize
@@ -452,8 +456,13 @@ impl<'a> Stage<'a> {
     }
 
     /// `XᵀX` over all samples, where X is what the linear with this label is given: its flat integers where the input is
-    /// static, else floats.
-    pub async fn hessian(&mut self, label: &str, hidden: &[f32]) -> Result<Hessian, QuantizeError> {
+    /// static, else floats. And the first `keep` rows of these integers, [rows, flat features].
+    pub async fn hessian(
+        &mut self,
+        label: &str,
+        hidden: &[f32],
+        keep: usize,
+    ) -> Result<(Hessian, Vec<i8>), QuantizeError> {
         let features = self.model.config.hidden_size as usize;
         let step_rows = self.samples.per_step() * self.rows_per_window();
         let found = self
@@ -478,8 +487,9 @@ impl<'a> Stage<'a> {
             .await?;
 
         let mut total = Hessian::new(in_features as usize);
+        let mut kept = Vec::new();
         let mut rows_since = 0;
-        let mut plans: BTreeMap<usize, PlanId> = BTreeMap::new();
+        let mut plans: BTreeMap<usize, (PlanId, BufferId)> = BTreeMap::new();
         for (step, hidden) in hidden.chunks(step_rows * features).enumerate() {
             let rows = hidden.len() / features;
             // Sums stay in 32 bits: a matrix that is full goes to the host.
@@ -489,24 +499,35 @@ impl<'a> Stage<'a> {
             }
             rows_since += rows;
             self.write_step(step, hidden)?;
-            let id = match plans.get(&rows) {
-                Some(id) => *id,
+            let (id, x) = match plans.get(&rows) {
+                Some(found) => *found,
                 None => {
-                    let plan = self.gram_plan(label, rows as u32, n, h, exact);
+                    let (plan, x) = self.gram_plan(label, rows as u32, n, h, exact);
                     let id = self.executor.prepare(plan).await?;
-                    plans.insert(rows, id);
-                    id
+                    plans.insert(rows, (id, x));
+                    (id, x)
                 }
             };
             self.executor.run(id)?;
+            let missing = keep.saturating_sub(step * step_rows).min(rows);
+            if exact && missing > 0 {
+                let row_words = n as usize / 4;
+                let words = 0..(missing * row_words) as u64;
+                let words = self.executor.read(Some(id), x, words).await?;
+                let mut row = vec![0_i8; in_features as usize];
+                for words in words.chunks_exact(row_words) {
+                    pack::unpack_i8(words, &mut row);
+                    kept.extend_from_slice(&row);
+                }
+            }
         }
         self.drain(h, n, exact, &mut total).await?;
-        for id in plans.into_values() {
+        for (id, _) in plans.into_values() {
             self.executor.release(id);
         }
         self.executor.truncate(len);
         self.model.shared.descs.truncate(len);
-        Ok(total)
+        Ok((total, kept))
     }
 
     /// Adds the device's matrix to `total`, and clears it.
@@ -536,8 +557,15 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The layer's plan up to what the linear is given, and then the Gram matrix of that.
-    fn gram_plan(&self, label: &str, rows: u32, n: u32, h: BufferId, exact: bool) -> Plan {
+    /// The layer's plan up to what the linear is given, and then the Gram matrix of that; and what the linear is given.
+    fn gram_plan(
+        &self,
+        label: &str,
+        rows: u32,
+        n: u32,
+        h: BufferId,
+        exact: bool,
+    ) -> (Plan, BufferId) {
         let mut plan = self.step_plan(rows as usize);
         let mut at = dispatch_of(&plan, label);
         let mut x = plan.dispatches[at].bindings[0];
@@ -558,7 +586,7 @@ impl<'a> Stage<'a> {
             false => &gram_f32::KERNEL,
         };
         plan.dispatch("calibration.gram", kernel, params, grid, &[x, h]);
-        plan
+        (plan, x)
     }
 
     fn step_plan(&self, rows: usize) -> Plan {

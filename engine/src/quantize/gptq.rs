@@ -229,6 +229,83 @@ impl Factor {
     pub fn features(&self) -> usize {
         self.features
     }
+
+    /// Solves `(H + damping) y = rhs` for many right-hand sides, [features, outputs], in place.
+    pub fn solve(&self, rhs: &mut [f64], outputs: usize) {
+        let starts: Vec<usize> = (0..outputs).step_by(SOLVED).collect();
+        let solved: Vec<Vec<f64>> = starts
+            .par_iter()
+            .map(|&start| {
+                let width = SOLVED.min(outputs - start);
+                let mut lanes = vec![0.0; self.columns.size() * SOLVED];
+                for (position, &feature) in self.feature_at.iter().enumerate() {
+                    let from = &rhs[feature * outputs + start..][..width];
+                    lanes[position * SOLVED..][..width].copy_from_slice(from);
+                }
+                self.solve_lanes(&mut lanes);
+                lanes
+            })
+            .collect();
+        for (start, lanes) in starts.into_iter().zip(solved) {
+            let width = SOLVED.min(outputs - start);
+            for (position, &feature) in self.feature_at.iter().enumerate() {
+                let to = &mut rhs[feature * outputs + start..][..width];
+                to.copy_from_slice(&lanes[position * SOLVED..][..width]);
+            }
+        }
+    }
+
+    /// [positions, SOLVED]: forward through the unit triangle, by the pivots, and back.
+    fn solve_lanes(&self, lanes: &mut [f64]) {
+        let panels = self.columns.size() / PANEL;
+        for p in 0..panels {
+            let panel = self.columns.panel(p);
+            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * SOLVED);
+            let block = &mut head[p * PANEL * SOLVED..];
+            for row in 1..PANEL {
+                let (before, x) = block.split_at_mut(row * SOLVED);
+                for (c, y) in before.chunks_exact(SOLVED).enumerate() {
+                    subtract(&mut x[..SOLVED], panel[row * PANEL + c], y);
+                }
+            }
+            let rows = panel[PANEL * PANEL..].chunks_exact(PANEL);
+            for (x, factors) in below.chunks_exact_mut(SOLVED).zip(rows) {
+                for (y, factor) in block.chunks_exact(SOLVED).zip(factors) {
+                    subtract(x, *factor, y);
+                }
+            }
+        }
+        for (x, pivot) in lanes.chunks_exact_mut(SOLVED).zip(&self.pivots) {
+            x.iter_mut().for_each(|x| *x /= pivot);
+        }
+        for p in (0..panels).rev() {
+            let panel = self.columns.panel(p);
+            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * SOLVED);
+            let block = &mut head[p * PANEL * SOLVED..];
+            let rows = panel[PANEL * PANEL..].chunks_exact(PANEL);
+            for (y, factors) in below.chunks_exact(SOLVED).zip(rows) {
+                for (x, factor) in block.chunks_exact_mut(SOLVED).zip(factors) {
+                    subtract(x, *factor, y);
+                }
+            }
+            for row in (1..PANEL).rev() {
+                let (before, y) = block.split_at_mut(row * SOLVED);
+                for (c, x) in before.chunks_exact_mut(SOLVED).enumerate() {
+                    subtract(x, panel[row * PANEL + c], &y[..SOLVED]);
+                }
+            }
+        }
+    }
+}
+
+/// Right-hand sides that are solved together.
+const SOLVED: usize = 16;
+
+/// `x -= factor * y`
+fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x -= factor * y;
+    }
 }
 
 /// From `L` to the unit lower triangular `L diag(L)^-1`, and the squares of the diagonal.

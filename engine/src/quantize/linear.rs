@@ -144,20 +144,19 @@ impl LinearPlan {
         }
     }
 
-    /// Integers for `weights` [out, in]: by GPTQ with a factor of the Hessian of the flat inputs, whose diagonal is
+    /// Integers for `flat` weights [out, flat]: by GPTQ with a factor of the Hessian of the flat inputs, whose diagonal is
     /// `importance`; otherwise rounded to nearest.
     pub fn quantize(
         &self,
-        weights: &[f32],
+        flat: &[f32],
         bias: &[f32],
         importance: &[f64],
         factor: Option<&Factor>,
         clip: ClipSearch,
     ) -> (QuantizedLinear, WeightError) {
-        let flat = self.flat_weights(weights);
         let features = self.flat_features() as usize;
         let Some(factor) = factor else {
-            return (self.round(&flat, bias), WeightError::default());
+            return (self.round(flat, bias), WeightError::default());
         };
         let config = GridConfig {
             bits: self.format.weight_bits,
@@ -165,8 +164,8 @@ impl LinearPlan {
             group_size: self.format.group_size as usize,
             clip,
         };
-        let grid = Grid::fit(&flat, features, importance, config);
-        let result = gptq(&flat, factor, &grid);
+        let grid = Grid::fit(flat, features, importance, config);
+        let result = gptq(flat, factor, &grid);
         let error = WeightError {
             gptq: result.errors.iter().sum(),
             rounding: result.rounding_errors.iter().sum(),

@@ -12,6 +12,7 @@ pub mod linear;
 pub mod outliers;
 pub mod pipeline;
 pub mod recipe;
+pub mod refit;
 pub mod report;
 mod sensitivity;
 pub mod smooth;

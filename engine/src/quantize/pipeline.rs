@@ -18,6 +18,7 @@ use super::layer::{HostLayer, Producer};
 use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
+use super::refit;
 use super::sensitivity::Streams;
 use super::smooth::{balancing_scales, smoothing_scales};
 use crate::checkpoint::{
@@ -80,6 +81,13 @@ pub struct GroupPlan {
 }
 
 impl LayerPlan {
+    /// The number of the group that the linear is in.
+    fn group_of(&self, name: &str) -> usize {
+        let has = |group: &GroupPlan| group.linears.iter().any(|l| l.shape.name == name);
+        let found = self.groups.iter().position(has);
+        found.expect("a plan has each linear of its layer")
+    }
+
     fn linear(&self, name: &str) -> &LinearPlan {
         let mut linears = self.groups.iter().flat_map(|group| &group.linears);
         let found = linears.find(|linear| linear.shape.name == name);
@@ -674,6 +682,11 @@ pub async fn write(
         Some(samples) => embed(checkpoint, executor, samples, prefix, true).await?,
         None => Vec::new(),
     };
+    let refits = recipe.refit && recipe.activations == Activations::Static;
+    let mut exact = match source.samples.filter(|_| refits && recipe.gptq.is_some()) {
+        Some(samples) => embed(checkpoint, executor, samples, prefix, false).await?,
+        None => Vec::new(),
+    };
     let mut errors = Vec::new();
     // Small, and written after the linears.
     let (mut norms, mut stored, mut last_hidden) = (Vec::new(), Vec::new(), Vec::new());
@@ -692,13 +705,30 @@ pub async fn write(
         }
         let quantized = match source.samples.filter(|_| recipe.gptq.is_some()) {
             Some(samples) => {
+                let mut inputs = Vec::new();
+                if refits {
+                    let mut stage =
+                        layer_stage(executor, config, layer, samples, prefix, &float).await?;
+                    stage.write_vectors(&weights)?;
+                    stage.write_float(&weights)?;
+                    stage.write_prefix(&prefix_rows)?;
+                    inputs = keep_inputs(&mut stage, &mut exact).await?;
+                }
                 let spec = |name: &str| plan.linear(name).spec();
                 let mut stage =
                     layer_stage(executor, config, layer, samples, prefix, &spec).await?;
                 stage.write_vectors(&weights)?;
                 stage.write_prefix(&prefix_rows)?;
-                let found =
-                    with_hessians(&mut stage, &hidden, plan, &weights, recipe, &mut errors).await?;
+                let found = with_hessians(
+                    &mut stage,
+                    &hidden,
+                    &inputs,
+                    plan,
+                    &weights,
+                    recipe,
+                    &mut errors,
+                )
+                .await?;
                 stage.forward(&mut hidden, &mut |_| {}).await?;
                 found
             }
@@ -741,10 +771,29 @@ pub async fn write(
     Ok(errors)
 }
 
+/// Runs the float layer over the samples' hidden states, in place, and keeps the first rows of what each group is given.
+async fn keep_inputs(
+    stage: &mut Stage<'_>,
+    exact: &mut [f32],
+) -> Result<Vec<Vec<f32>>, QuantizeError> {
+    let labels: Vec<String> = stage.joined().into_iter().map(|(label, _)| label).collect();
+    let mut inputs = vec![Vec::new(); labels.len()];
+    stage
+        .forward(exact, &mut |tap| {
+            let group = labels.iter().position(|label| label == tap.linear);
+            let kept = &mut inputs[group.expect("a float layer runs each group as one linear")];
+            let room = (refit::ROWS * tap.features).saturating_sub(kept.len());
+            kept.extend_from_slice(&tap.values[..room.min(tap.values.len())]);
+        })
+        .await?;
+    Ok(inputs)
+}
+
 /// A layer's linears by GPTQ, group after group, each with the groups before it quantized already. In the order of the plan.
 async fn with_hessians(
     stage: &mut Stage<'_>,
     hidden: &[f32],
+    inputs: &[Vec<f32>],
     plan: &LayerPlan,
     weights: &HostLayer,
     recipe: &Recipe,
@@ -752,7 +801,8 @@ async fn with_hessians(
 ) -> Result<Vec<QuantizedLinear>, QuantizeError> {
     let mut all = Vec::new();
     for (label, names) in stage.joined() {
-        let hessian = stage.hessian(&label, hidden).await?;
+        let keep = if inputs.is_empty() { 0 } else { refit::ROWS };
+        let (hessian, z) = stage.hessian(&label, hidden, keep).await?;
         let importance = hessian.diagonal();
         let factor = recipe
             .gptq
@@ -765,8 +815,20 @@ async fn with_hessians(
         drop(hessian);
         let mut quantized = Vec::new();
         for linear in names.iter().map(|name| plan.linear(name)) {
+            let float_weights = weights.weight(&linear.shape.name);
+            let mut flat = linear.flat_weights(float_weights);
+            let x = inputs.get(plan.group_of(&linear.shape.name));
+            if let (Some(input), Some(factor), Some(x)) = (&linear.input, &factor, x) {
+                let exact = refit::Exact {
+                    x,
+                    in_features: linear.shape.in_features as usize,
+                    w: float_weights,
+                };
+                let total_rows = hidden.len() / stage.hidden_size();
+                refit::refit(&mut flat, &exact, &z, input.scale, factor, total_rows);
+            }
             let (integers, error) = linear.quantize(
-                weights.weight(&linear.shape.name),
+                &flat,
                 weights.bias(&linear.shape),
                 &importance,
                 factor.as_ref(),
@@ -784,7 +846,7 @@ async fn with_hessians(
 /// A linear rounded to nearest.
 fn round(linear: &LinearPlan, weights: &HostLayer, recipe: &Recipe) -> QuantizedLinear {
     let (quantized, _) = linear.quantize(
-        weights.weight(&linear.shape.name),
+        &linear.flat_weights(weights.weight(&linear.shape.name)),
         weights.bias(&linear.shape),
         &[],
         None,

@@ -74,6 +74,8 @@ pub struct Recipe {
     pub added_down: f32,
     /// GPTQ; without it weights are rounded to nearest.
     pub gptq: Option<GptqConfig>,
+    /// Whether weights are fitted to the quantized inputs before GPTQ rounds them. Static activations only.
+    pub refit: bool,
     /// Whether weights' scales are searched for, clipping their largest values.
     pub clip: bool,
     /// Whether keys and values of the first token `<s>` are stored as floats.
@@ -135,6 +137,7 @@ impl Recipe {
             added_int8: 0.0,
             added_down: 0.0,
             gptq: None,
+            refit: false,
             clip: false,
             prefix: false,
         };
@@ -148,6 +151,7 @@ impl Recipe {
                 order: Order::Descending,
                 damping: 0.05,
             }),
+            refit: true,
             clip: true,
             prefix: true,
             ..plain.clone()
@@ -213,6 +217,7 @@ impl Recipe {
             added_int8: 0.0,
             added_down: 0.0,
             gptq: None,
+            refit: false,
             clip: false,
             prefix: false,
         }

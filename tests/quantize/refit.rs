@@ -1,0 +1,112 @@
+//! The refit of weights to quantized inputs: the solver against its own product, and the error that it takes away.
+
+use plateau::quantize::gptq::{Factor, GptqConfig, Hessian, Order};
+use plateau::quantize::refit::{Exact, refit};
+use plateau_tests::Rng;
+use plateau_tests::tolerance::{DAMPED_OBJECTIVE, FLOAT_SUM};
+
+fn integers(rows: usize, features: usize, seed: u64) -> Vec<i8> {
+    let mut rng = Rng::new(seed);
+    (0..rows * features)
+        .map(|_| (rng.below(255) as i32 - 127) as i8)
+        .collect()
+}
+
+#[test]
+fn a_solution_gives_the_right_hand_side_back() {
+    // One panel and less, and some; one block of right-hand sides and some.
+    for (features, outputs, order) in [
+        (1, 1, Order::Natural),
+        (31, 3, Order::Natural),
+        (33, 16, Order::Descending),
+        (70, 37, Order::Descending),
+    ] {
+        let z = integers(2 * features + 5, features, features as u64);
+        let mut hessian = Hessian::new(features);
+        hessian.add_i8(&z);
+        let config = GptqConfig {
+            damping: 0.05,
+            order,
+        };
+        let factor = Factor::new(&hessian, config).expect("positive definite");
+        let mean = hessian.diagonal().iter().sum::<f64>() / features as f64;
+        let mut rng = Rng::new(9);
+        let expected: Vec<f64> = (0..features * outputs)
+            .map(|_| f64::from(rng.unit()) * mean)
+            .collect();
+        let mut solution = expected.clone();
+        factor.solve(&mut solution, outputs);
+        for a in 0..features {
+            for output in 0..outputs {
+                let product: f64 = (0..features)
+                    .map(|b| {
+                        let damping = if a == b {
+                            factor.damping_share * mean
+                        } else {
+                            0.0
+                        };
+                        (hessian.at(a, b) + damping) * solution[b * outputs + output]
+                    })
+                    .sum();
+                let error = (product - expected[a * outputs + output]).abs();
+                assert!(
+                    error <= DAMPED_OBJECTIVE.relative * mean,
+                    "{features} {outputs}: {error} of {mean}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refit_takes_error_away_and_leaves_exact_inputs_alone() {
+    let (rows, features, outputs, scale) = (200, 24, 5, 0.01_f32);
+    let z = integers(rows, features, 3);
+    let mut hessian = Hessian::new(features);
+    hessian.add_i8(&z);
+    let factor = Factor::new(&hessian, GptqConfig::default()).expect("positive definite");
+    let mut rng = Rng::new(4);
+    let w = rng.floats(outputs * features, 1.0);
+    let missing = |x: &[f32], v: &[f32]| -> f64 {
+        let mut sum = 0.0;
+        for (x, z) in x.chunks_exact(features).zip(z.chunks_exact(features)) {
+            for (w, v) in w.chunks_exact(features).zip(v.chunks_exact(features)) {
+                let of = |x: f64, w: &f32| x * f64::from(*w);
+                let exact: f64 = x.iter().zip(w).map(|(x, w)| of(f64::from(*x), w)).sum();
+                let found = z.iter().zip(v).map(|(z, v)| of(f64::from(*z), v));
+                let found = f64::from(scale) * found.sum::<f64>();
+                sum += (exact - found) * (exact - found);
+            }
+        }
+        sum
+    };
+    let exact: Vec<f32> = z.iter().map(|z| scale * f32::from(*z)).collect();
+    // A channel that saturates, a mixture of two others, and noise.
+    let mut rng = Rng::new(5);
+    let mut lossy = exact.clone();
+    for row in lossy.chunks_exact_mut(features) {
+        row[0] *= 1.5;
+        row[1] += 0.5 * row[2];
+        row[3] += 0.1 * rng.unit();
+    }
+    for (x, much) in [(&exact, false), (&lossy, true)] {
+        let mut v = w.clone();
+        let input = Exact {
+            x,
+            in_features: features,
+            w: &w,
+        };
+        refit(&mut v, &input, &z, scale, &factor, rows);
+        let (before, after) = (missing(x, &w), missing(x, &v));
+        if much {
+            assert!(after < 0.02 * before, "{after} of {before}");
+        } else {
+            let moved = v
+                .iter()
+                .zip(&w)
+                .map(|(v, w)| (v - w).abs())
+                .fold(0.0, f32::max);
+            assert!(f64::from(moved) < FLOAT_SUM.relative, "{moved}");
+        }
+    }
+}
