@@ -414,7 +414,8 @@ pub struct Bench {
 #[command(after_help = recipe_help("\
 Examples:
   plateau quantize ./my-model ./my-model-w4a8 --calib book.txt
-  plateau quantize ./my-model ./my-model-fq --recipe flattenquant --calib book.txt --report report.json
+  plateau quantize ./my-model ./my-model-fq --calib book.txt \\
+      --recipe flattenquant --report report.json
   plateau quantize ./my-model ./my-model-w4 --recipe rtn-w4a8
   plateau generate -m ./my-model-w4a8 \"Once upon a time\""))]
 pub struct Quantize {
@@ -777,9 +778,12 @@ mod tests {
             "bench --ubatch-size 0",
             "bench -m a --shape llama2-7b",
             "bench -o sql",
-            "quantize a b",
-            "quantize a b --quant f16",
-            "quantize a b --quant w4a8 --group-size 48",
+            "quantize a",
+            "quantize a b --recipe unknown",
+            "quantize a b --group-size 48",
+            "quantize a b --smooth 2",
+            "quantize a b --inject-outliers 0.5,60,5",
+            "quantize a b --gptq maybe",
             "completions tcsh",
             "unknown",
         ] {

@@ -86,33 +86,27 @@ pub struct Recipe {
 pub const RECIPES: [(&str, &str); 9] = [
     (
         "flattenquant-w4a8",
-        "INT4 weights in groups, INT8 activations flattened to one static scale (the default)",
+        "INT4 weights in groups, flattened INT8 inputs (the default)",
     ),
     (
         "flattenquant",
-        "the paper: one scale per tensor, at least 48.29 % of the work INT4 by INT4, the rest INT8",
+        "the paper: INT4 by INT4 for 48.29 % of the work, else INT8",
     ),
     (
         "flattenquant-w8a8",
-        "every linear INT8, one scale per tensor",
+        "INT8 weights and flattened INT8 inputs",
     ),
-    (
-        "smoothquant-w8a8",
-        "SmoothQuant, INT8, one scale per tensor",
-    ),
-    (
-        "smoothquant-w4a4",
-        "SmoothQuant, INT4, one scale per tensor",
-    ),
-    ("rtn-w8a8", "round to nearest, INT8, one scale per tensor"),
-    ("rtn-w4a4", "round to nearest, INT4, one scale per tensor"),
+    ("smoothquant-w8a8", "SmoothQuant, one scale for each tensor"),
+    ("smoothquant-w4a4", "the same in INT4"),
+    ("rtn-w8a8", "round to nearest, one scale for each tensor"),
+    ("rtn-w4a4", "the same in INT4"),
     (
         "rtn-w4a8",
-        "round to nearest, INT4 in groups of 32, a scale for each token; needs no calibration",
+        "round to nearest, INT4 in groups of 32; no calibration",
     ),
     (
         "rtn-w8a8-dynamic",
-        "round to nearest, INT8 by channel, a scale for each token; needs no calibration",
+        "round to nearest, INT8 by channel; no calibration",
     ),
 ];
 
