@@ -428,10 +428,6 @@ pub struct Quantize {
     /// Which steps, and their settings
     #[arg(long, value_name = "NAME", default_value = "flattenquant-w4a8", value_parser = recipe())]
     pub recipe: Recipe,
-    #[command(flatten)]
-    pub calibration: CalibrationArgs,
-    #[command(flatten)]
-    pub knobs: KnobArgs,
     /// Put outliers into the float model first, without changing what it computes: SHARE of the channels of each norm are
     /// scaled by LOWEST to HIGHEST
     #[arg(long, value_name = "SHARE,LOWEST,HIGHEST", num_args = 0..=1, default_missing_value = "0.02,5,60", value_parser = outliers)]
@@ -442,11 +438,15 @@ pub struct Quantize {
     /// Write what was chosen and measured as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    #[command(flatten)]
-    pub device: DeviceArg,
     /// Write into OUT even where it has other files (another model is never overwritten)
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    #[command(flatten)]
+    pub knobs: KnobArgs,
 }
 
 /// The sample text.
