@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
 use plateau::exec::DeviceChoice;
 use plateau::quantize::outliers::Outliers;
-use plateau::quantize::recipe::{Activations, RECIPES, Recipe, Smoothing};
+use plateau::quantize::recipe::{Activations, Parts, RECIPES, Recipe, Smoothing};
 use plateau::tensor::{Granularity, KvType, Quant};
 use std::path::PathBuf;
 
@@ -430,7 +430,7 @@ pub struct Quantize {
     pub recipe: Recipe,
     /// Put outliers into the float model first, without changing what it computes: SHARE of the channels of each norm are
     /// scaled by LOWEST to HIGHEST
-    #[arg(long, value_name = "SHARE,LOWEST,HIGHEST", num_args = 0..=1, default_missing_value = "0.02,5,60", value_parser = outliers)]
+    #[arg(long, value_name = "SHARE,LOWEST,HIGHEST", num_args = 0..=1, require_equals = true, default_missing_value = "0.02,5,60", value_parser = outliers)]
     pub inject_outliers: Option<Outliers>,
     /// Say what would be written, and write nothing
     #[arg(long)]
@@ -480,6 +480,10 @@ pub struct KnobArgs {
     /// off, balance (least noise after flattening), or SmoothQuant's migration strength from 0 to 1
     #[arg(long, value_name = "HOW", value_parser = smoothing)]
     pub smooth: Option<Smoothing>,
+    /// Static scales: one part for each channel, as many as cover the largest value, or as many as lower the expected
+    /// error most
+    #[arg(long, value_name = "HOW", value_parser = parts())]
+    pub parts: Option<Parts>,
     /// Channels that flattening may add, as a share of a linear's inputs, where activations are INT4
     #[arg(long, value_name = "SHARE", value_parser = not_negative)]
     pub added_int4: Option<f32>,
@@ -499,9 +503,15 @@ pub struct KnobArgs {
     /// Share of the linears' work in INT4 by INT4, for recipes that mix
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub int4_share: Option<f32>,
+    /// The same choice as FlattenQuant makes it: INT4 by INT4 where its KL divergence is at most X times that of INT8
+    #[arg(long, value_name = "X", value_parser = positive, conflicts_with_all = ["int4_share", "target_size"])]
+    pub kl_limit: Option<f32>,
     /// Whether weights are rounded by GPTQ
     #[arg(long, value_name = "ON", value_parser = on_off)]
     pub gptq: Option<bool>,
+    /// GPTQ with static scales: fit weights to the quantized inputs before they are rounded
+    #[arg(long, value_name = "ON", value_parser = on_off)]
+    pub refit: Option<bool>,
     /// GPTQ: what is added to the Hessian's diagonal, as a share of its mean
     #[arg(long, value_name = "SHARE", value_parser = not_negative)]
     pub damping: Option<f32>,
@@ -552,6 +562,14 @@ fn weight_scale() -> impl TypedValueParser<Value = Granularity> {
     PossibleValuesParser::new(["channel", "tensor"]).map(|name| match name.as_str() {
         "tensor" => Granularity::PerTensor,
         _ => Granularity::PerChannel,
+    })
+}
+
+fn parts() -> impl TypedValueParser<Value = Parts> {
+    PossibleValuesParser::new(["none", "cover", "search"]).map(|name| match name.as_str() {
+        "none" => Parts::None,
+        "cover" => Parts::Cover,
+        _ => Parts::Search,
     })
 }
 
@@ -782,7 +800,7 @@ mod tests {
             "quantize a b --recipe unknown",
             "quantize a b --group-size 48",
             "quantize a b --smooth 2",
-            "quantize a b --inject-outliers 0.5,60,5",
+            "quantize a b --inject-outliers=0.5,60,5",
             "quantize a b --gptq maybe",
             "completions tcsh",
             "unknown",

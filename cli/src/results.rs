@@ -461,7 +461,7 @@ mod tests {
         ModelResult {
             model: name.to_owned(),
             reference: false,
-            recipe: "round to nearest".to_owned(),
+            recipe: "rtn-w4a8".to_owned(),
             format: "w4a8".to_owned(),
             kv_type: "f16".to_owned(),
             device: "CPU twins".to_owned(),

@@ -10,7 +10,7 @@ use plateau::checkpoint::{
 use plateau::exec::Executor;
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{Bits, Granularity};
-use plateau_tests::model::round_to_nearest;
+use plateau_tests::model::{ROUNDED, round_to_nearest};
 use pollster::block_on;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -199,7 +199,7 @@ fn rounding_is_within_half_a_step_unless_clipping_costs_less() {
         let rounded = round(&float, format, u64::MAX);
         let quantized = open(rounded.path()).expect("valid");
         let found = quantized.quantization.as_ref().expect("quantized");
-        assert_eq!(*found, QuantizationConfig::new("round to nearest", format));
+        assert_eq!(*found, QuantizationConfig::new(ROUNDED, format));
         let table = LinearFormat {
             weight_bits: Bits::Int8,
             group_size: 0,
@@ -445,7 +445,7 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
         &mut |_| {},
     ))
     .expect_err("quantized");
-    assert_message(&twice, &["quantized already", "round to nearest"]);
+    assert_message(&twice, &["quantized already", ROUNDED]);
     let fixed = LinearFormat {
         activation_scale: ActivationScale::Static,
         ..W4

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod eval;
+mod quantize;
 mod tiny;
 
 use plateau_tests::tolerance;

@@ -1,7 +1,9 @@
 //! Grids and the search for their scales.
 
 use crate::oracle;
+use plateau::checkpoint::{ActivationScale, LinearFormat, LinearShape};
 use plateau::quantize::grid::{ClipSearch, Grid, GridConfig};
+use plateau::quantize::linear::LinearPlan;
 use plateau::tensor::{Bits, Granularity};
 use plateau_shaders::pack;
 use plateau_tests::{Rng, compare, tolerance};
@@ -157,6 +159,42 @@ fn the_search_takes_the_least_error_of_its_row_of_ratios() {
     // The scale is rounded to f32, where the oracle's is not.
     let found = error_at(grid.scales[0].into());
     compare::close(&[found], &[least], tolerance::FLOAT_SUM).expect("the least error");
+}
+
+#[test]
+fn a_plan_that_clips_rounds_with_less_error() {
+    let mut rng = Rng::new(36);
+    let (rows, features) = (6, 320);
+    let w = rng.floats(rows * features, 1.0);
+    let plan = LinearPlan {
+        shape: LinearShape {
+            name: "linear".to_owned(),
+            in_features: features as u32,
+            out_features: rows as u32,
+            bias: false,
+        },
+        format: LinearFormat {
+            weight_bits: Bits::Int4,
+            weight_scale: Granularity::PerChannel,
+            group_size: 0,
+            activation_bits: Bits::Int8,
+            activation_scale: ActivationScale::Dynamic,
+        },
+        input: None,
+    };
+    let [whole, clipped] = [ClipSearch::OFF, ClipSearch::DEFAULT].map(|clip| {
+        let (quantized, _) = plan.quantize(&w, &[], &[], None, clip);
+        let mut q = vec![0_i8; w.len()];
+        let words = quantized.words.chunks_exact(quantized.words.len() / rows);
+        for (words, q) in words.zip(q.chunks_exact_mut(features)) {
+            pack::unpack_i4(words, q);
+        }
+        let scales = quantized.row_scales();
+        let square =
+            |at: usize| (f64::from(w[at] - scales[at / features] * f32::from(q[at]))).powi(2);
+        (0..w.len()).map(square).sum::<f64>()
+    });
+    assert!(clipped < 0.95 * whole, "{clipped} and {whole}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The quantizer: its mathematics by properties and against slow, obvious programs in float64; its recipes over whole models.
 
+mod activation;
 mod bit_width;
 mod flatten;
 mod gptq;

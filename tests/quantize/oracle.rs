@@ -1,5 +1,9 @@
 //! The slow, obvious program: dense float64, one formula at a time, sums from left to right.
 
+use plateau::checkpoint::FLATTEN_PADDING;
+use plateau::quantize::flatten::FlatMap;
+use plateau::quantize::gptq::Hessian;
+
 /// `X Wᵀ` of `x` [rows, features] and `w` [out, features].
 pub fn product(x: &[f64], w: &[f64], features: usize) -> Vec<f64> {
     let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
@@ -19,6 +23,34 @@ pub fn gram(x: &[f64], features: usize) -> Vec<f64> {
         }
     }
     gram
+}
+
+/// The engine's matrix of a dense symmetric one, whose rows come in two bands.
+pub fn hessian(gram: &[f64], features: usize) -> Hessian {
+    let mut hessian = Hessian::new(features);
+    let places: Vec<u32> = (0..gram.len() as u32).collect();
+    let (top, bottom) = places.split_at(features / 2 * features);
+    for (first, band) in [(0, top), (features / 2, bottom)] {
+        hessian.add_upper_rows(first, features, band, |at| gram[at as usize]);
+    }
+    hessian
+}
+
+/// A row of X on a map's flat channels: part p of x is `sign(x) * clamp(|x| - p * T, 0, T)`.
+pub fn flat_activations(map: &FlatMap, row: &[f32], threshold: f32) -> Vec<f64> {
+    let part_of = |source: usize, part: u32| {
+        let (x, t) = (f64::from(row[source]), f64::from(threshold));
+        match part {
+            0 => x.clamp(-t, t),
+            part => (x.abs() - f64::from(part) * t).clamp(0.0, t) * x.signum(),
+        }
+    };
+    let extra = |&word: &u32| match word {
+        FLATTEN_PADDING => 0.0,
+        word => part_of((word & 0xff_ffff) as usize, word >> 24),
+    };
+    let bulk = (0..row.len()).map(|source| part_of(source, 0));
+    bulk.chain(map.words().iter().map(extra)).collect()
 }
 
 /// `deltaᵀ H delta`.

@@ -1,5 +1,6 @@
 //! The refit of weights to quantized inputs: the solver against its own product, and the error that it takes away.
 
+use crate::oracle;
 use plateau::quantize::gptq::{Factor, GptqConfig, Hessian, Order};
 use plateau::quantize::refit::{Exact, refit};
 use plateau_tests::Rng;
@@ -12,6 +13,11 @@ fn integers(rows: usize, features: usize, seed: u64) -> Vec<i8> {
         .collect()
 }
 
+fn hessian(z: &[i8], features: usize) -> Hessian {
+    let wide: Vec<f64> = z.iter().map(|z| f64::from(*z)).collect();
+    oracle::hessian(&oracle::gram(&wide, features), features)
+}
+
 #[test]
 fn a_solution_gives_the_right_hand_side_back() {
     // One panel and less, and some; one block of right-hand sides and some.
@@ -22,8 +28,7 @@ fn a_solution_gives_the_right_hand_side_back() {
         (70, 37, Order::Descending),
     ] {
         let z = integers(2 * features + 5, features, features as u64);
-        let mut hessian = Hessian::new(features);
-        hessian.add_i8(&z);
+        let hessian = hessian(&z, features);
         let config = GptqConfig {
             damping: 0.05,
             order,
@@ -62,9 +67,8 @@ fn a_solution_gives_the_right_hand_side_back() {
 fn a_refit_takes_error_away_and_leaves_exact_inputs_alone() {
     let (rows, features, outputs, scale) = (200, 24, 5, 0.01_f32);
     let z = integers(rows, features, 3);
-    let mut hessian = Hessian::new(features);
-    hessian.add_i8(&z);
-    let factor = Factor::new(&hessian, GptqConfig::default()).expect("positive definite");
+    let factor =
+        Factor::new(&hessian(&z, features), GptqConfig::default()).expect("positive definite");
     let mut rng = Rng::new(4);
     let w = rng.floats(outputs * features, 1.0);
     let missing = |x: &[f32], v: &[f32]| -> f64 {

@@ -1,10 +1,11 @@
 //! Smoothing keeps products.
 
 use crate::oracle;
+use plateau::quantize::layer::Producer;
 use plateau::quantize::smooth::{
-    Heads, divide_rows, multiply_columns, smoothing_scales, widen_column_absmax,
+    balancing_scales, divide_rows, multiply_columns, smoothing_scales, widen_column_absmax,
 };
-use plateau_tests::{Rng, compare, tolerance};
+use plateau_tests::{Rng, compare, model, tolerance};
 
 #[test]
 fn scales_are_the_formula() {
@@ -53,20 +54,69 @@ fn smoothing_keeps_the_product() {
 }
 
 #[test]
-fn the_query_heads_of_a_kv_head_share_its_scales() {
-    let heads = Heads {
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 3,
+fn balanced_scales_are_the_formula_and_cancel_what_was_scaled_before() {
+    // x^(1/3) / w^(2/3) is 2 / 4 and 1 / 1: over their geometric mean.
+    let mean = 0.5_f64.sqrt();
+    let found = balancing_scales(&[8.0, 1.0], &[8.0, 1.0]);
+    let expected = [0.5 / mean, 1.0 / mean];
+    let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+    compare::close(&found, &expected, tolerance::FLOAT_FEW_ULP).expect("the formula");
+    assert_eq!(balancing_scales(&[0.0, 3.0], &[2.0, 0.0]), [1.0, 1.0]);
+    // An outlier that was put in, with its column divided: what is left of it is the same as without.
+    let mut rng = Rng::new(12);
+    let [x, w] = [(); 2].map(|()| {
+        let values = rng.outliers(1, 40, 2.0);
+        values.iter().map(|v| v.abs() + 0.1).collect::<Vec<f32>>()
+    });
+    let factors: Vec<f32> = (0..40)
+        .map(|j| if j % 7 == 0 { 32.0 } else { 1.0 })
+        .collect();
+    let by = |values: &[f32], inverse: bool| -> Vec<f32> {
+        let pairs = values.iter().zip(&factors);
+        pairs
+            .map(|(v, f)| if inverse { v / f } else { v * f })
+            .collect()
     };
-    let absmax: Vec<f32> = (0..12).map(|channel| (channel * 7 % 12) as f32).collect();
-    // Heads 0 and 1 have [0 7 2] and [9 4 11], heads 2 and 3 [6 1 8] and [3 10 5].
-    let of_kv = heads.absmax_of_kv(&absmax);
-    assert_eq!(of_kv, [9.0, 7.0, 11.0, 6.0, 10.0, 8.0]);
-    assert_eq!(
-        heads.for_query_heads(&of_kv),
-        [
-            9.0, 7.0, 11.0, 9.0, 7.0, 11.0, 6.0, 10.0, 8.0, 6.0, 10.0, 8.0
-        ]
+    let smoothed = |x: &[f32], w: &[f32]| -> Vec<f64> {
+        let scales = balancing_scales(x, w);
+        let mut ratios: Vec<f64> = x
+            .iter()
+            .zip(scales)
+            .map(|(x, s)| f64::from(x / s))
+            .collect();
+        // Up to one factor for the whole tensor, which a threshold follows.
+        let first = ratios[0];
+        ratios.iter_mut().for_each(|ratio| *ratio /= first);
+        ratios
+    };
+    let (plain, injected) = (smoothed(&x, &w), smoothed(&by(&x, false), &by(&w, true)));
+    compare::close(&injected, &plain, tolerance::FLOAT_SUM).expect("no trace of the factors");
+}
+
+#[test]
+fn the_query_heads_of_a_kv_head_share_its_scales() {
+    let folder = model::goldens()
+        .into_iter()
+        .find(|folder| folder.ends_with("llama-gqa-rope-llama3"));
+    let model = pollster::block_on(model::open(&folder.expect("a golden")));
+    let config = &model.config;
+    let group = &config.layer_groups(0)[1];
+    let producer = Producer::of(config, group);
+    let (dim, kv) = (
+        config.head_dim as usize,
+        config.num_key_value_heads as usize,
     );
+    let shared = config.num_attention_heads as usize / kv;
+    assert!(shared > 1 && producer.channels == kv * dim);
+    let values: Vec<f32> = (0..group.in_features)
+        .map(|j| (j * 7 % 31) as f32)
+        .collect();
+    let largest = producer.reduce_max(&values);
+    let expanded = producer.expand(&largest);
+    for (j, value) in expanded.iter().enumerate() {
+        let (head, channel) = (j / dim / shared, j % dim);
+        let of_head = (0..shared).map(|query| values[(head * shared + query) * dim + channel]);
+        assert_eq!(*value, of_head.fold(0.0, f32::max));
+        assert_eq!(*value, largest[head * dim + channel]);
+    }
 }

@@ -1,7 +1,8 @@
 //! Models for tests: the goldens of this repository, the built-in model, and larger ones that may lie beside it.
 
-use plateau::checkpoint::{Checkpoint, Folder, LinearFormat};
+use plateau::checkpoint::{ActivationScale, Checkpoint, Folder, LinearFormat};
 use plateau::exec::Executor;
+use plateau::quantize::recipe::{Activations, BitPolicy};
 use plateau::quantize::{Progress, QuantizeError, Recipe, Source, quantize};
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::{KvType, Quant};
@@ -95,6 +96,9 @@ pub async fn greedy(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32>
     ids
 }
 
+/// The recipe's name in checkpoints of [`round_to_nearest`].
+pub const ROUNDED: &str = "rounded";
+
 /// A checkpoint in `out_dir` with every linear of `float` rounded to `format`.
 pub async fn round_to_nearest(
     float: &Checkpoint,
@@ -108,7 +112,21 @@ pub async fn round_to_nearest(
         samples: None,
         outliers: None,
     };
-    let recipe = Recipe::rounding(format);
+    let plain = Recipe::named("rtn-w8a8-dynamic").expect("a recipe");
+    let recipe = Recipe {
+        name: ROUNDED.to_owned(),
+        activations: match format.activation_scale {
+            ActivationScale::Dynamic => Activations::Dynamic,
+            ActivationScale::Static => Activations::Static,
+        },
+        bits: BitPolicy::All {
+            weights: format.weight_bits,
+            activations: format.activation_bits,
+        },
+        weight_scale: format.weight_scale,
+        group_size: format.group_size,
+        ..plain
+    };
     let mut twin = Executor::twin();
     let done = quantize(&source, &mut twin, &recipe, out_dir, shard_bytes, progress);
     done.await.map(|_| ())

@@ -10,7 +10,7 @@ use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder, NewTensor};
 use plateau::quantize::calibrate::Samples;
 use plateau::quantize::gptq::{GptqConfig, Order};
 use plateau::quantize::pipeline::{Progress, Source, all_tensors, decide, write};
-use plateau::quantize::recipe::{BitPolicy, Recipe};
+use plateau::quantize::recipe::{Activations, BitPolicy, Recipe};
 use plateau::quantize::report::{
     CalibrationReport, CostReport, LayerReport, Report, peak_memory, totals,
 };
@@ -168,6 +168,9 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
     if let Some(smoothing) = knobs.smooth {
         recipe.smoothing = smoothing;
     }
+    if let Some(parts) = knobs.parts {
+        recipe.parts = parts;
+    }
     if let Some(share) = knobs.added_int4 {
         recipe.added_int4 = share;
     }
@@ -183,14 +186,19 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
     if let Some(megabytes) = knobs.target_size {
         recipe.bits = BitPolicy::Bytes((f64::from(megabytes) * 1e6) as u64);
     }
-    if let Some(share) = knobs.int4_share {
+    let mixing = match (knobs.int4_share, knobs.kl_limit) {
+        (Some(share), _) => Some(("--int4-share", BitPolicy::Int4Share(share.into()))),
+        (None, Some(limit)) => Some(("--kl-limit", BitPolicy::DivergenceLimit(limit.into()))),
+        (None, None) => None,
+    };
+    if let Some((flag, bits)) = mixing {
         if !matches!(recipe.bits, BitPolicy::Int4Share(_)) {
             return Err(usage(format!(
-                "--int4-share is for recipes that mix INT4 and INT8; {} does not",
+                "{flag} is for recipes that mix INT4 and INT8; {} does not",
                 recipe.name
             )));
         }
-        recipe.bits = BitPolicy::Int4Share(share.into());
+        recipe.bits = bits;
     }
     match knobs.gptq {
         Some(true) => recipe.gptq = recipe.gptq.or(Some(GptqConfig::default())),
@@ -211,6 +219,13 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
                 Order::Natural
             };
         }
+    }
+    if let Some(refit) = knobs.refit {
+        let possible = recipe.gptq.is_some() && recipe.activations == Activations::Static;
+        if refit && !possible {
+            return Err(usage("--refit on needs GPTQ and static activations"));
+        }
+        recipe.refit = refit;
     }
     if let Some(clip) = knobs.clip {
         recipe.clip = clip;

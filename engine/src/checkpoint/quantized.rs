@@ -13,7 +13,7 @@
 //!   "quant_method": "flattenquant",
 //!   "version": 1,
 //!   "producer": "plateau 0.1.0",
-//!   "recipe": "round to nearest",
+//!   "recipe": "flattenquant-w4a8",
 //!   "default": {
 //!     "weight_bits": 4, "weight_scale": "channel", "group_size": 32,
 //!     "activation_bits": 8, "activation_scale": "dynamic"

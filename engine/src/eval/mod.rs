@@ -9,6 +9,7 @@ mod tasks;
 mod text;
 
 pub use likelihood::{Likelihood, Request, likelihoods};
+pub(crate) use statistics::LogitRow;
 pub use statistics::{Tally, quantile};
 pub use tasks::{Encoded, Question, Questions, Task, TaskScore, UnknownTask};
 pub use text::{Divergence, Score, Subject, TextScore, WindowOptions, Windows, score_text};

@@ -53,7 +53,7 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 /// A row of logits, [vocab], with what its softmax needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LogitRow<'a> {
+pub(crate) struct LogitRow<'a> {
     logits: &'a [f32],
     /// ln Σ exp(logit)
     log_sum: f64,
@@ -75,8 +75,8 @@ impl<'a> LogitRow<'a> {
             }
         }
         let max = f64::from(max);
-        let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-        let log_sum = max + sum.ln();
+        let sum: f64 = logits.iter().map(|&l| libm::exp(f64::from(l) - max)).sum();
+        let log_sum = max + libm::log(sum);
         Some(Self {
             logits,
             log_sum,
@@ -96,7 +96,7 @@ impl<'a> LogitRow<'a> {
         let sum: f64 = pairs
             .map(|(&own, &others)| {
                 let own = f64::from(own) - self.log_sum;
-                own.exp() * (own - (f64::from(others) - other.log_sum))
+                libm::exp(own) * (own - (f64::from(others) - other.log_sum))
             })
             .sum();
         sum.max(0.0)

@@ -9,8 +9,8 @@
 //!
 //! which is the expected square of the linear's error where the channels' errors are not correlated.
 
+use super::flatten::{num_parts, usable_threshold};
 use super::recipe::Parts;
-use crate::checkpoint::MAX_PARTS;
 use crate::tensor::Bits;
 use rayon::prelude::*;
 
@@ -136,6 +136,10 @@ impl StaticChoice {
 const THRESHOLDS: u32 = 24;
 const LOWEST_FRACTION: f64 = 0.01;
 
+/// Parts of a channel at most, where they are chosen by error.
+const SEARCHED_PARTS_INT4: f32 = 12.0;
+const SEARCHED_PARTS_INT8: f32 = 32.0;
+
 /// Chooses threshold and parts for `bits`, adding at most `max_added` channels.
 pub fn choose_static(
     stats: &ActivationStats,
@@ -154,22 +158,24 @@ pub fn choose_static(
         Parts::Cover => cover(stats, energy, bits, threshold, max_added),
         Parts::Search => allocate(stats, energy, bits, threshold, max_added),
     };
+    let highest = usable_threshold(largest, largest);
     if parts == Parts::None {
-        return at(largest);
+        return at(highest);
     }
     let fraction = |step: f64| {
         let exponent = step / f64::from(THRESHOLDS);
-        (f64::from(largest) * libm::pow(LOWEST_FRACTION, exponent)) as f32
+        let threshold = f64::from(largest) * libm::pow(LOWEST_FRACTION, exponent);
+        usable_threshold(threshold as f32, largest)
     };
     let coarse = (0..=THRESHOLDS).map(f64::from);
     let best = least(coarse.map(|step| (step, at(fraction(step)))));
     let Some((step, choice)) = best else {
-        return at(largest);
+        return at(highest);
     };
     let finer = [-0.6, -0.3, 0.3, 0.6].map(|offset| (step + offset).max(0.0));
     let finer = finer.into_iter().map(|step| (step, at(fraction(step))));
     let best = least(std::iter::once((step, choice)).chain(finer));
-    best.map_or_else(|| at(largest), |(_, choice)| choice)
+    best.map_or_else(|| at(highest), |(_, choice)| choice)
 }
 
 fn least(choices: impl Iterator<Item = (f64, StaticChoice)>) -> Option<(f64, StaticChoice)> {
@@ -190,20 +196,16 @@ fn cover(
     threshold: f32,
     max_added: usize,
 ) -> StaticChoice {
-    let parts: Vec<u32> = stats
-        .absmax
-        .iter()
-        .map(|absmax| (absmax / threshold).ceil().clamp(1.0, 1e9) as u32)
-        .collect();
-    let added: usize = parts.iter().map(|parts| *parts as usize - 1).sum();
-    if added > max_added || parts.iter().any(|parts| *parts > MAX_PARTS) {
+    let parts = num_parts(&stats.absmax, threshold);
+    let added = |parts: &[u32]| parts.iter().map(|n| *n as usize - 1).sum::<usize>();
+    let Some(parts) = parts.ok().filter(|parts| added(parts) <= max_added) else {
         return StaticChoice {
             threshold,
-            parts,
+            parts: Vec::new(),
             channel_errors: Vec::new(),
             error: f64::INFINITY,
         };
-    }
+    };
     with_parts(stats, energy, bits, threshold, parts)
 }
 
@@ -216,8 +218,8 @@ fn allocate(
     max_added: usize,
 ) -> StaticChoice {
     let most_parts = match bits {
-        Bits::Int4 => 12.0,
-        Bits::Int8 => 32.0,
+        Bits::Int4 => SEARCHED_PARTS_INT4,
+        Bits::Int8 => SEARCHED_PARTS_INT8,
     };
     // Saturation E[max(x - p T, 0)^2] is convex in p, so a channel's gains fall with p and the largest ones are a prefix.
     let gains: Vec<Vec<f64>> = (0..energy.len())

@@ -48,20 +48,19 @@ impl Samples {
         seed: u64,
     ) -> Option<Self> {
         let text = window.checked_sub(usize::from(bos.is_some()))?;
-        let mut all: Vec<&[u32]> = ids.chunks_exact(text.max(1)).collect();
+        let all: Vec<&[u32]> = ids.chunks_exact(text.max(1)).collect();
+        let mut order: Vec<usize> = (0..all.len()).collect();
         let mut random = SplitMix(seed);
         let count = count.min(all.len());
         // The first `count` of a shuffle, in the order of the text.
         for at in 0..count {
             let other = at + (random.unit() * (all.len() - at) as f64) as usize;
-            all.swap(at, other);
+            order.swap(at, other);
         }
-        let mut chosen = all[..count].to_vec();
-        chosen.sort_by_key(|window| window.as_ptr());
-        let windows = chosen
-            .into_iter()
-            .map(|ids| bos.into_iter().chain(ids.iter().copied()).collect());
-        let windows: Vec<Vec<u32>> = windows.collect();
+        order.truncate(count);
+        order.sort_unstable();
+        let window_of = |at: usize| bos.into_iter().chain(all[at].iter().copied()).collect();
+        let windows: Vec<Vec<u32>> = order.into_iter().map(window_of).collect();
         (!windows.is_empty() && window > 1).then_some(Self { windows })
     }
 
@@ -87,8 +86,8 @@ pub struct LayerPrefix {
 
 /// What a linear was given: [rows, features], rows in the order of the windows.
 pub(super) struct Tap<'a> {
-    /// Label of the linear: the names of those that share it, joined by `+`.
-    pub linear: &'a str,
+    /// Number of the linear among those of the stage: in a float layer, of the group that shares this input.
+    pub linear: usize,
     pub features: usize,
     pub values: &'a [f32],
     /// Of the first row: its number among all, and rows of a window.
@@ -423,7 +422,7 @@ impl<'a> Stage<'a> {
             self.write_step(step, hidden)?;
             let (id, plan) = self.plan(rows).await?;
             let mut done = 0;
-            for linear in self.model.weights.linears() {
+            for (number, linear) in self.model.weights.linears().enumerate() {
                 let Input::Float = linear.linear.input else {
                     continue;
                 };
@@ -437,7 +436,7 @@ impl<'a> Stage<'a> {
                     .read(Some(id), plan.dispatches[at].bindings[0], 0..words)
                     .await?;
                 on_tap(Tap {
-                    linear: label,
+                    linear: number,
                     features: linear.in_features as usize,
                     values: bytemuck::cast_slice(&read),
                     first_row: step * step_rows,
@@ -472,6 +471,7 @@ impl<'a> Stage<'a> {
             .find(|l| l.linear.label == label);
         let linear = &found.expect("a label of this layer").linear;
         let exact = matches!(linear.input, Input::Static(_));
+        let dynamic = matches!(linear.input, Input::Dynamic(_));
         let in_features = linear.in_features;
         let n = match exact {
             true => padded(in_features),
@@ -502,7 +502,7 @@ impl<'a> Stage<'a> {
             let (id, x) = match plans.get(&rows) {
                 Some(found) => *found,
                 None => {
-                    let (plan, x) = self.gram_plan(label, rows as u32, n, h, exact);
+                    let (plan, x) = self.gram_plan(label, rows as u32, n, h, exact, dynamic);
                     let id = self.executor.prepare(plan).await?;
                     plans.insert(rows, (id, x));
                     (id, x)
@@ -565,11 +565,12 @@ impl<'a> Stage<'a> {
         n: u32,
         h: BufferId,
         exact: bool,
+        dynamic: bool,
     ) -> (Plan, BufferId) {
         let mut plan = self.step_plan(rows as usize);
         let mut at = dispatch_of(&plan, label);
         let mut x = plan.dispatches[at].bindings[0];
-        if !exact && plan.dispatches[at].kernel.name.contains("_i") {
+        if dynamic {
             // The float rows that dynamic scales were found for.
             let quantized = x;
             at = (0..at)

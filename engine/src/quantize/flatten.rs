@@ -40,7 +40,6 @@ pub struct FlatMap {
     x_parts: Vec<u32>,
     /// m of each channel.
     w_parts: Vec<u32>,
-    x_threshold: f32,
     w_threshold: f32,
     words: Vec<u32>,
     index: Vec<u32>,
@@ -60,23 +59,11 @@ impl FlatMap {
         assert_eq!(x_absmax.len(), w_absmax.len(), "a maximum for each channel");
         let x_parts = num_parts(x_absmax, x_threshold)?;
         let w_parts = num_parts(w_absmax, w_threshold)?;
-        Ok(Self::from_parts(
-            x_parts,
-            w_parts,
-            x_threshold,
-            w_threshold,
-            tile,
-        ))
+        Ok(Self::from_parts(x_parts, w_parts, w_threshold, tile))
     }
 
     /// From the parts themselves, 1 to [`MAX_PARTS`] for each channel of X and of W. Values beyond the parts saturate.
-    pub fn from_parts(
-        x_parts: Vec<u32>,
-        w_parts: Vec<u32>,
-        x_threshold: f32,
-        w_threshold: f32,
-        tile: usize,
-    ) -> Self {
+    pub fn from_parts(x_parts: Vec<u32>, w_parts: Vec<u32>, w_threshold: f32, tile: usize) -> Self {
         assert_eq!(x_parts.len(), w_parts.len(), "parts for each channel");
         let features = x_parts.len();
         let mut words = Vec::new();
@@ -103,7 +90,6 @@ impl FlatMap {
         Self {
             x_parts,
             w_parts,
-            x_threshold,
             w_threshold,
             words,
             index,
@@ -145,24 +131,6 @@ impl FlatMap {
         self.flat_channels(|source, _, w_part| match self.w_parts[source] {
             1 => row[source],
             _ => part_of(row[source], w_part, self.w_threshold),
-        })
-    }
-
-    /// A row of X on the flat channels, in floats. What exceeds the calibrated parts of its channel saturates.
-    pub fn flatten_activations(&self, row: &[f32]) -> Vec<f32> {
-        self.flat_channels(|source, x_part, _| part_of(row[source], x_part, self.x_threshold))
-    }
-
-    /// A row of X on the flat channels, in integers of `q_max` steps: the formula of the kernel `flatten_quantize`.
-    /// `inv_scale` is `q_max / threshold`, rounded as the runtime does.
-    pub fn quantize_activations(&self, row: &[f32], inv_scale: f32, q_max: u32) -> Vec<i8> {
-        self.flat_channels(|source, x_part, _| {
-            let limit = (self.x_parts[source] * q_max) as f32;
-            let q = (row[source] * inv_scale)
-                .clamp(-limit, limit)
-                .round_ties_even() as i32;
-            let q_max = q_max as i32;
-            (q.signum() * (q.abs() - x_part as i32 * q_max).clamp(0, q_max)) as i8
         })
     }
 
@@ -231,30 +199,9 @@ fn parts_of(absmax: f32, threshold: f32) -> f64 {
     (f64::from(absmax) / f64::from(threshold)).ceil().max(1.0)
 }
 
-/// The threshold that separates the large channels from the others by their largest magnitudes, as a box plot does: the upper
-/// quartile and `whisker` (usually 1.5) times the distance between the quartiles. At most the largest magnitude, and never so
-/// small that a channel would need too many parts.
-pub fn box_plot_threshold(absmax: &[f32], whisker: f32) -> f32 {
-    let mut sorted = absmax.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    let [lower, upper] = [0.25, 0.75].map(|share| quantile(&sorted, share));
-    let largest = sorted.last().copied().unwrap_or_default();
-    bounded(upper + whisker * (upper - lower), largest)
-}
-
-/// The quantile of sorted values, between two by linear interpolation; 0 of nothing.
-fn quantile(sorted: &[f32], share: f32) -> f32 {
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return 0.0;
-    };
-    let at = share * last as f32;
-    let below = (at as usize).min(last);
-    let above = (below + 1).min(last);
-    sorted[below] + (at - below as f32) * (sorted[above] - sorted[below])
-}
-
-/// `threshold` within what is usable for channels up to `largest`.
-fn bounded(threshold: f32, largest: f32) -> f32 {
+/// `threshold` within what is usable for channels up to `largest`: at most that, not so low that a channel would take too many
+/// parts, and with a scale whose inverse is finite.
+pub fn usable_threshold(threshold: f32, largest: f32) -> f32 {
     if largest == 0.0 {
         return THRESHOLD_OF_ZEROS;
     }
@@ -262,65 +209,4 @@ fn bounded(threshold: f32, largest: f32) -> f32 {
     // One ulp up, since the quotient may be rounded down.
     let lowest = (largest / MAX_PARTS as f32).next_up().max(LEAST_THRESHOLD);
     threshold.clamp(lowest.min(highest), highest)
-}
-
-/// The least threshold that adds at most `max_added` flat channels, padding included. `other_parts` are the parts of the
-/// other side of the product (all 1 where it is not split). The largest magnitude, which splits nothing, where nothing
-/// fits. Magnitudes are finite.
-pub fn threshold_within(absmax: &[f32], other_parts: &[u32], tile: usize, max_added: usize) -> f32 {
-    let largest = absmax.iter().copied().fold(0.0, f32::max);
-    let highest = bounded(largest, largest);
-    let fits = |threshold: f32| added(absmax, threshold, other_parts, tile) <= max_added;
-    // Positive floats are ordered as their bits are.
-    let mut too_low = bounded(0.0, largest).to_bits() - 1;
-    let mut high_enough = highest.to_bits();
-    while high_enough - too_low > 1 {
-        let middle = too_low + (high_enough - too_low) / 2;
-        if fits(f32::from_bits(middle)) {
-            high_enough = middle;
-        } else {
-            too_low = middle;
-        }
-    }
-    f32::from_bits(high_enough)
-}
-
-/// Flat channels that a map with these parts adds: `FlatMap::words().len()`.
-fn added(absmax: &[f32], threshold: f32, other_parts: &[u32], tile: usize) -> usize {
-    let extras =
-        |(&absmax, &other): (&f32, &u32)| parts_of(absmax, threshold) as usize * other as usize - 1;
-    let channels: Vec<usize> = absmax.iter().zip(other_parts).map(extras).collect();
-    let total = |channels: &[usize]| channels.iter().sum::<usize>();
-    if tile == 0 {
-        return total(&channels);
-    }
-    let runs: usize = channels
-        .chunks(tile)
-        .map(|run| total(run).next_multiple_of(WORD_CHANNELS))
-        .sum();
-    match runs {
-        0 => 0,
-        runs => runs + absmax.len().next_multiple_of(WORD_CHANNELS) - absmax.len(),
-    }
-}
-
-/// The threshold of the least objective, with that objective, among `steps` + 1 in a geometric row from `highest` down to
-/// `lowest`. The higher one of equals; one whose objective is not a number is passed over.
-pub fn search_threshold(
-    highest: f32,
-    lowest: f32,
-    steps: u32,
-    mut objective: impl FnMut(f32) -> f64,
-) -> (f32, f64) {
-    let mut best = (highest, f64::INFINITY);
-    for step in 0..=steps {
-        let exponent = f64::from(step) / f64::from(steps.max(1));
-        let ratio = f64::from(lowest) / f64::from(highest);
-        let threshold = (f64::from(highest) * libm::pow(ratio, exponent)) as f32;
-        let cost = objective(threshold);
-        if cost < best.1 {
-            best = (threshold, cost);
-        }
-    }
-    best
 }

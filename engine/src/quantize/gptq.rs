@@ -32,37 +32,6 @@ impl Hessian {
         }
     }
 
-    /// Adds integer inputs [rows, features], exactly.
-    pub fn add_i8(&mut self, x: &[i8]) {
-        // Rows whose products sum to less than 2^24, so that every f32 is exact: 1024 * 127² < 2^24.
-        const EXACT_ROWS: usize = 1024;
-        for x in x.chunks(EXACT_ROWS * self.features) {
-            self.panels.add_gram(x, self.features, f32::from);
-        }
-    }
-
-    /// Adds float inputs [rows, features]; sums over 128 rows are f32, sums of these f64.
-    pub fn add_f32(&mut self, x: &[f32]) {
-        const SHORT_ROWS: usize = 128;
-        for x in x.chunks(SHORT_ROWS * self.features) {
-            self.panels.add_gram(x, self.features, |x: f32| x);
-        }
-    }
-
-    /// Adds an `XᵀX` from elsewhere, [features, features]; its lower triangle is read.
-    pub fn add_matrix(&mut self, matrix: &[f32]) {
-        let features = self.features;
-        assert_eq!(matrix.len(), features * features, "a square matrix");
-        self.panels.par_panels().for_each(|(p, panel)| {
-            for (row, elements) in (p * PANEL..features).zip(panel.chunks_exact_mut(PANEL)) {
-                for (column, element) in (p * PANEL..features).zip(elements) {
-                    let (row, column) = (row.max(column), row.min(column));
-                    *element += f64::from(matrix[row * features + column]);
-                }
-            }
-        });
-    }
-
     /// Adds rows of an `XᵀX` from elsewhere, from row `first` on, `stride` words each. Their columns from the diagonal's panel
     /// on are read; what lies beyond the features is not.
     pub fn add_upper_rows(
@@ -97,28 +66,6 @@ impl Hessian {
     /// How much each feature matters: the sums of the squares of its inputs.
     pub fn diagonal(&self) -> Vec<f64> {
         (0..self.features).map(|i| self.at(i, i)).collect()
-    }
-
-    /// `deltaᵀ H delta`: the squared error of one output that a change of its weights makes, over all inputs.
-    pub fn objective(&self, delta: &[f64]) -> f64 {
-        let padded = |i: usize| delta.get(i).copied().unwrap_or(0.0);
-        let of_panel = |p: usize| {
-            let mut sum = 0.0;
-            let rows = self.panels.panel(p).chunks_exact(PANEL);
-            for (row, elements) in (p * PANEL..).zip(rows) {
-                for (column, element) in (p * PANEL..).zip(elements) {
-                    // Both halves, but for the square on the diagonal, which holds both.
-                    let times = if row < (p + 1) * PANEL { 1.0 } else { 2.0 };
-                    sum += times * padded(row) * element * padded(column);
-                }
-            }
-            sum
-        };
-        let sums: Vec<f64> = (0..self.panels.size() / PANEL)
-            .into_par_iter()
-            .map(of_panel)
-            .collect();
-        sums.iter().sum()
     }
 }
 
@@ -332,14 +279,6 @@ pub struct Gptq {
     pub errors: Vec<f64>,
     /// The same, had the row been rounded to nearest.
     pub rounding_errors: Vec<f64>,
-}
-
-impl Gptq {
-    /// Rows that GPTQ made better than rounding does; the others are rounded.
-    pub fn improved_rows(&self) -> usize {
-        let pairs = self.errors.iter().zip(&self.rounding_errors);
-        pairs.filter(|(error, rounding)| error < rounding).count()
-    }
 }
 
 /// Rows that are quantized together.

@@ -2,6 +2,7 @@
 //! channel where it is produced and undoing that in the columns that read it.
 
 use super::QuantizeError;
+use super::smooth::{divide_rows, multiply_columns, widen_column_absmax};
 use crate::checkpoint::{Checkpoint, Fold, LinearGroup, LinearShape, ModelConfig};
 use std::collections::BTreeMap;
 
@@ -72,11 +73,6 @@ impl HostLayer {
         }
     }
 
-    /// Bytes in memory.
-    pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|t| 4 * t.len() as u64).sum()
-    }
-
     /// Divides what the group is given by `scales`, where it is produced, and multiplies the columns that read it: in exact
     /// arithmetic no output changes. One scale for each channel that is produced (see [`Producer::channels`]).
     pub fn rescale(&mut self, group: &LinearGroup, producer: &Producer, scales: &[f32]) {
@@ -84,33 +80,19 @@ impl HostLayer {
             Fold::None => return,
             Fold::Norm { weight, bias } => {
                 for name in std::iter::once(weight).chain(bias) {
-                    for (value, scale) in self.tensor_mut(name).iter_mut().zip(scales) {
-                        *value /= scale;
-                    }
+                    divide_rows(self.tensor_mut(name), scales);
                 }
             }
             Fold::Linear { name, bias, .. } => {
-                let weights = self.tensor_mut(&format!("{name}.weight"));
-                let columns = weights.len() / scales.len();
-                for (row, scale) in weights.chunks_exact_mut(columns).zip(scales) {
-                    row.iter_mut().for_each(|value| *value /= scale);
-                }
+                divide_rows(self.tensor_mut(&format!("{name}.weight")), scales);
                 if *bias {
-                    let bias = self.tensor_mut(&format!("{name}.bias"));
-                    for (value, scale) in bias.iter_mut().zip(scales) {
-                        *value /= scale;
-                    }
+                    divide_rows(self.tensor_mut(&format!("{name}.bias")), scales);
                 }
             }
         }
         let scales = producer.expand(scales);
         for linear in &group.linears {
-            let weights = self.tensor_mut(&format!("{}.weight", linear.name));
-            for row in weights.chunks_exact_mut(scales.len()) {
-                for (value, scale) in row.iter_mut().zip(&scales) {
-                    *value *= scale;
-                }
-            }
+            multiply_columns(self.tensor_mut(&format!("{}.weight", linear.name)), &scales);
         }
     }
 
@@ -118,11 +100,7 @@ impl HostLayer {
     pub fn column_absmax(&self, group: &LinearGroup) -> Vec<f32> {
         let mut absmax = vec![0.0_f32; group.in_features as usize];
         for linear in &group.linears {
-            for row in self.weight(&linear.name).chunks_exact(absmax.len()) {
-                for (absmax, value) in absmax.iter_mut().zip(row) {
-                    *absmax = absmax.max(value.abs());
-                }
-            }
+            widen_column_absmax(&mut absmax, self.weight(&linear.name));
         }
         absmax
     }

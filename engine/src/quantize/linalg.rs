@@ -5,7 +5,6 @@
 //! which do not depend on each other, so a compiler can use vectors without changing a bit.
 
 use rayon::prelude::*;
-use std::ops::{Add, Mul};
 
 /// Columns of a panel: long enough that the innermost loop stays a loop, which is what compilers make vectors of.
 pub const PANEL: usize = 32;
@@ -14,16 +13,8 @@ const BLOCK_PANELS: usize = 4;
 /// Elements of a square on the diagonal of a matrix, at the top of a panel.
 const SQUARE: usize = PANEL * PANEL;
 
-/// f32 or f64.
-pub trait Real:
-    Copy + Default + Mul<Output = Self> + Add<Output = Self> + Into<f64> + Send + Sync
-{
-}
-impl Real for f32 {}
-impl Real for f64 {}
-
 /// `sums[r][c] += sum over k of a(r, k) * b[k][c]`, k ascending, for `b` [any, PANEL] and `sums` [any, PANEL].
-pub fn multiply_add<T: Real>(a: impl Fn(usize, usize) -> T, b: &[T], sums: &mut [T]) {
+pub fn multiply_add(a: impl Fn(usize, usize) -> f64, b: &[f64], sums: &mut [f64]) {
     /// Terms for each time that a sum is read and written.
     const TERMS: usize = 4;
     let whole = b.len() / PANEL / TERMS * TERMS;
@@ -43,7 +34,7 @@ pub fn multiply_add<T: Real>(a: impl Fn(usize, usize) -> T, b: &[T], sums: &mut 
         for (r, sums) in sums.chunks_exact_mut(PANEL).enumerate() {
             let a = a(r, whole + at);
             for (sum, &b) in sums.iter_mut().zip(b) {
-                *sum = *sum + a * b;
+                *sum += a * b;
             }
         }
     }
@@ -99,38 +90,6 @@ impl Panels {
     pub fn at(&self, row: usize, column: usize) -> f64 {
         let (row, column) = (row.max(column), row.min(column));
         self.panels[column / PANEL][(row - column / PANEL * PANEL) * PANEL + column % PANEL]
-    }
-
-    /// Adds `XᵀX` of rows `x` [rows, features], where `element` makes a factor of an item. The sums over these rows are T.
-    pub fn add_gram<T: Real, X: Copy + Sync>(
-        &mut self,
-        x: &[X],
-        features: usize,
-        element: impl Fn(X) -> T + Sync,
-    ) {
-        let rows = x.len() / features;
-        // Panel p of X: [rows, PANEL], zeros in the padding.
-        let pack = |p: usize| {
-            let mut panel = vec![T::default(); rows * PANEL];
-            let columns = p * PANEL..((p + 1) * PANEL).min(features);
-            for (row, packed) in x.chunks_exact(features).zip(panel.chunks_exact_mut(PANEL)) {
-                for (packed, &x) in packed.iter_mut().zip(&row[columns.clone()]) {
-                    *packed = element(x);
-                }
-            }
-            panel
-        };
-        let packed: Vec<Vec<T>> = (0..self.panels.len()).into_par_iter().map(pack).collect();
-        self.par_panels().for_each(|(p, panel)| {
-            let squares = panel.chunks_exact_mut(SQUARE).zip(&packed[p..]);
-            for (square, below) in squares {
-                let mut sums = [T::default(); SQUARE];
-                multiply_add(|r, k| below[k * PANEL + r], &packed[p], &mut sums);
-                for (element, &sum) in square.iter_mut().zip(&sums) {
-                    *element += sum.into();
-                }
-            }
-        });
     }
 
     /// The lower Cholesky factor L, `self = L Lᵀ`, in place of the matrix. `false` where a pivot is not positive; what is left

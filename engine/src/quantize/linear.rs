@@ -155,9 +155,9 @@ impl LinearPlan {
         clip: ClipSearch,
     ) -> (QuantizedLinear, WeightError) {
         let features = self.flat_features() as usize;
-        let Some(factor) = factor else {
+        if factor.is_none() && clip == ClipSearch::OFF {
             return (self.round(flat, bias), WeightError::default());
-        };
+        }
         let config = GridConfig {
             bits: self.format.weight_bits,
             granularity: self.format.weight_scale,
@@ -165,13 +165,18 @@ impl LinearPlan {
             clip,
         };
         let grid = Grid::fit(flat, features, importance, config);
-        let result = gptq(flat, factor, &grid);
-        let error = WeightError {
-            gptq: result.errors.iter().sum(),
-            rounding: result.rounding_errors.iter().sum(),
-            damping: factor.damping_share,
+        let (q, error) = match factor {
+            None => (grid.round(flat), WeightError::default()),
+            Some(factor) => {
+                let result = gptq(flat, factor, &grid);
+                let error = WeightError {
+                    gptq: result.errors.iter().sum(),
+                    rounding: result.rounding_errors.iter().sum(),
+                    damping: factor.damping_share,
+                };
+                (result.q, error)
+            }
         };
-        let q = result.q;
         let rows = q.par_chunks_exact(features);
         let words = match self.format.weight_bits {
             Bits::Int8 => rows.flat_map_iter(pack::pack_i8).collect(),

@@ -317,11 +317,7 @@ async fn observe(
     let keep = rows.div_ceil(SAMPLE_ROWS).max(1);
     stage
         .forward(hidden, &mut |tap| {
-            let first_name = tap.linear.split('+').next().unwrap_or_default();
-            let at = groups
-                .iter()
-                .position(|group| group.linears[0].name == first_name);
-            let stats = &mut stats[at.expect("a float layer runs each group as one linear")];
+            let stats = &mut stats[tap.linear];
             // The stored tokens are not quantized, so they do not count.
             let windows = tap.values.chunks_exact(tap.rows_per_window * tap.features);
             for (window, values) in windows.enumerate() {
@@ -636,7 +632,7 @@ fn linear_plans(
             threshold, parts, ..
         } = &candidate.input;
         let ones = vec![1; parts.len()];
-        let map = FlatMap::from_parts(parts.clone(), ones, *threshold, f32::INFINITY, tile);
+        let map = FlatMap::from_parts(parts.clone(), ones, f32::INFINITY, tile);
         let scale = threshold / candidate.choice.activations.q_max() as f32;
         Arc::new(FlatInput { scale, map })
     };
@@ -776,12 +772,10 @@ async fn keep_inputs(
     stage: &mut Stage<'_>,
     exact: &mut [f32],
 ) -> Result<Vec<Vec<f32>>, QuantizeError> {
-    let labels: Vec<String> = stage.joined().into_iter().map(|(label, _)| label).collect();
-    let mut inputs = vec![Vec::new(); labels.len()];
+    let mut inputs = vec![Vec::new(); stage.joined().len()];
     stage
         .forward(exact, &mut |tap| {
-            let group = labels.iter().position(|label| label == tap.linear);
-            let kept = &mut inputs[group.expect("a float layer runs each group as one linear")];
+            let kept = &mut inputs[tap.linear];
             let room = (refit::ROWS * tap.features).saturating_sub(kept.len());
             kept.extend_from_slice(&tap.values[..room.min(tap.values.len())]);
         })

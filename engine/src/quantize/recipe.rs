@@ -1,7 +1,6 @@
 //! Recipes: the same steps, each with what it does or leaves out.
 
 use super::gptq::{GptqConfig, Order};
-use crate::checkpoint::{ActivationScale, LinearFormat};
 use crate::tensor::{Bits, Granularity};
 
 /// How the linears' inputs become integers.
@@ -189,32 +188,6 @@ impl Recipe {
             "rtn-w8a8-dynamic" => dynamic,
             _ => return None,
         })
-    }
-
-    /// Every linear in `format` by rounding to nearest; no calibration.
-    pub fn rounding(format: LinearFormat) -> Self {
-        Self {
-            name: "round to nearest".to_owned(),
-            activations: match format.activation_scale {
-                ActivationScale::Dynamic => Activations::Dynamic,
-                ActivationScale::Static => Activations::Static,
-            },
-            bits: BitPolicy::All {
-                weights: format.weight_bits,
-                activations: format.activation_bits,
-            },
-            weight_scale: format.weight_scale,
-            group_size: format.group_size,
-            smoothing: Smoothing::Off,
-            parts: Parts::None,
-            added_int4: 0.0,
-            added_int8: 0.0,
-            added_down: 0.0,
-            gptq: None,
-            refit: false,
-            clip: false,
-            prefix: false,
-        }
     }
 
     /// The bits that a linear may get, the coarsest first.

@@ -8,6 +8,7 @@
 use super::QuantizeError;
 use super::calibrate::{LayerPrefix, Samples, Stage};
 use crate::checkpoint::ModelConfig;
+use crate::eval::LogitRow;
 use rayon::prelude::*;
 
 /// Tokens that are measured, in whole windows.
@@ -89,36 +90,10 @@ impl Streams {
     }
 }
 
-/// KL divergence of softmax(changed) from softmax(exact), in nats.
+/// KL divergence of softmax(changed) from softmax(exact), in nats; infinite where a logit is not finite.
 fn divergence(exact: &[f32], changed: &[f32]) -> f64 {
-    let log_sum = |logits: &[f32]| {
-        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = logits
-            .iter()
-            .map(|logit| libm::exp(f64::from(*logit) - largest))
-            .sum();
-        largest + libm::log(sum)
-    };
-    let (p_norm, q_norm) = (log_sum(exact), log_sum(changed));
-    let term = |(p, q): (&f32, &f32)| {
-        let p = f64::from(*p) - p_norm;
-        libm::exp(p) * (p - (f64::from(*q) - q_norm))
-    };
-    exact.iter().zip(changed).map(term).sum::<f64>().max(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn divergence_is_zero_for_equal_distributions_and_as_the_formula_says() {
-        assert_eq!(divergence(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0]), 0.0);
-        // A constant added to all logits changes nothing.
-        assert!(divergence(&[1.0, 2.0, 3.0], &[0.5, 1.5, 2.5]) < 1e-15);
-        // p = (1/2, 1/2), q = (1/4, 3/4): ln(2)/2 + ln(2/3)/2.
-        let found = divergence(&[0.0, 0.0], &[0.0, 3f32.ln()]);
-        let expected = 0.5 * 2f64.ln() + 0.5 * (2.0 / 3.0_f64).ln();
-        assert!((found - expected).abs() < 1e-7, "{found} {expected}");
+    match (LogitRow::new(exact), LogitRow::new(changed)) {
+        (Some(exact), Some(changed)) => exact.divergence(&changed),
+        _ => f64::INFINITY,
     }
 }

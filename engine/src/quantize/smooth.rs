@@ -68,36 +68,3 @@ pub fn multiply_columns(w: &mut [f32], scales: &[f32]) {
         }
     }
 }
-
-/// How attention's heads share values: query head h reads KV head `h / (num_heads / num_kv_heads)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    pub num_heads: usize,
-    pub num_kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl Heads {
-    /// The largest of each KV head's channels over the query heads that it serves:
-    /// [num_heads * head_dim] to [num_kv_heads * head_dim].
-    pub fn absmax_of_kv(&self, absmax: &[f32]) -> Vec<f32> {
-        let mut of_kv = vec![0.0_f32; self.num_kv_heads * self.head_dim];
-        for (channel, &absmax) in absmax.iter().enumerate() {
-            let of_kv = &mut of_kv[self.kv_channel(channel)];
-            *of_kv = of_kv.max(absmax);
-        }
-        of_kv
-    }
-
-    /// The scales of KV channels for each query head: [num_kv_heads * head_dim] to [num_heads * head_dim].
-    pub fn for_query_heads(&self, scales: &[f32]) -> Vec<f32> {
-        (0..self.num_heads * self.head_dim)
-            .map(|channel| scales[self.kv_channel(channel)])
-            .collect()
-    }
-
-    fn kv_channel(&self, channel: usize) -> usize {
-        let kv_head = channel / self.head_dim / (self.num_heads / self.num_kv_heads);
-        kv_head * self.head_dim + channel % self.head_dim
-    }
-}
