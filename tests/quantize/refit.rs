@@ -18,6 +18,19 @@ fn hessian(z: &[i8], features: usize) -> Hessian {
     oracle::hessian(&oracle::gram(&wide, features), features)
 }
 
+/// `zᵀX` of z [rows, features] and x [rows, columns].
+fn cross(z: &[i8], x: &[f32], features: usize) -> Vec<f32> {
+    let rows = z.len() / features;
+    let columns = x.len() / rows;
+    let mut sums = vec![0.0_f64; features * columns];
+    for (z, x) in z.chunks_exact(features).zip(x.chunks_exact(columns)) {
+        for (at, sum) in sums.iter_mut().enumerate() {
+            *sum += f64::from(z[at / columns]) * f64::from(x[at % columns]);
+        }
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
 #[test]
 fn a_solution_gives_the_right_hand_side_back() {
     // One panel and less, and some; one block of right-hand sides and some.
@@ -96,11 +109,12 @@ fn a_refit_takes_error_away_and_leaves_exact_inputs_alone() {
     for (x, much) in [(&exact, false), (&lossy, true)] {
         let mut v = w.clone();
         let input = Exact {
-            x,
+            inputs: &cross(&z, x, features),
             in_features: features,
             w: &w,
+            debt: None,
         };
-        refit(&mut v, &input, &z, scale, &factor, rows);
+        refit(&mut v, &input, scale, &factor);
         let (before, after) = (missing(x, &w), missing(x, &v));
         if much {
             assert!(after < 0.02 * before, "{after} of {before}");

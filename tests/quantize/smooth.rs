@@ -3,7 +3,8 @@
 use crate::oracle;
 use plateau::quantize::layer::Producer;
 use plateau::quantize::smooth::{
-    balancing_scales, divide_rows, multiply_columns, smoothing_scales, widen_column_absmax,
+    balancing_scales, bound_rows, divide_rows, multiply_columns, smoothing_scales,
+    widen_column_absmax,
 };
 use plateau_tests::{Rng, compare, model, tolerance};
 
@@ -91,6 +92,37 @@ fn balanced_scales_are_the_formula_and_cancel_what_was_scaled_before() {
     };
     let (plain, injected) = (smoothed(&x, &w), smoothed(&by(&x, false), &by(&w, true)));
     compare::close(&injected, &plain, tolerance::FLOAT_SUM).expect("no trace of the factors");
+}
+
+#[test]
+fn no_row_of_the_producer_grows_beyond_its_tensor() {
+    let mut rng = Rng::new(13);
+    let (rows, columns) = (20, 9);
+    let mut w = rng.outliers(rows, columns, 1.0);
+    w[3 * columns..4 * columns].fill(0.0);
+    let before = rng.floats(rows, 1.0).into_iter().map(|s| s.abs() + 1e-4);
+    let before: Vec<f32> = before.collect();
+    let mut scales = before.clone();
+    bound_rows(&mut scales, &w);
+    let absmax = |w: &[f32]| w.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
+    let largest = absmax(&w);
+    let mut divided = w.clone();
+    divide_rows(&mut divided, &scales);
+    assert!(
+        f64::from(absmax(&divided)) <= f64::from(largest) * (1.0 + 2.0 * f64::from(f32::EPSILON))
+    );
+    // And no scale is changed without need.
+    let mut raised = 0;
+    for (row, (before, after)) in before.iter().zip(&scales).enumerate() {
+        let most = absmax(&w[row * columns..][..columns]) / before;
+        assert!(after >= before);
+        assert_eq!(after > before, most > largest, "row {row}");
+        raised += usize::from(after > before);
+    }
+    assert!(raised > 0 && raised < rows, "{raised}");
+    let mut ones = vec![1.0; 2];
+    bound_rows(&mut ones, &[0.0; 4]);
+    assert_eq!(ones, [1.0; 2]);
 }
 
 #[test]

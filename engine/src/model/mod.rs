@@ -129,9 +129,22 @@ impl Model {
         features: Features,
         weights_config: &WeightsConfig<'_>,
     ) -> Self {
-        let mut shared = SharedBuffers::default();
+        let shared = SharedBuffers::default();
+        Self::after(shared, config, part, capacity, features, weights_config)
+    }
+
+    /// The same, its buffers after those that there are.
+    pub fn after(
+        mut shared: SharedBuffers,
+        config: ModelConfig,
+        part: Part,
+        capacity: Capacity,
+        features: Features,
+        weights_config: &WeightsConfig<'_>,
+    ) -> Self {
+        let before = shared.bytes();
         let weights = Weights::declare(&config, &part, weights_config, &mut shared);
-        let weight_bytes = shared.bytes();
+        let weight_bytes = shared.bytes() - before;
         let kv_words = u64::from(capacity.pages())
             * u64::from(config.num_key_value_heads)
             * kv_block_words(capacity.kv_type, config.head_dim);
@@ -145,7 +158,7 @@ impl Model {
                 table_stride: capacity.table_stride(),
             })
             .collect();
-        let kv_bytes = shared.bytes() - weight_bytes;
+        let kv_bytes = shared.bytes() - before - weight_bytes;
         let prefix = (!weights_config.prefix_tokens.is_empty())
             .then(|| stored_prefix(&config, &part, weights_config, &mut shared));
         let rows = u64::from(capacity.max_rows);
@@ -197,6 +210,12 @@ impl Model {
     /// The plan of one step. Logits, and so [`StepShape::Decode`], need a part with a head.
     pub fn step(&self, shape: &StepShape) -> Step {
         let mut plan = Plan::new(self.features);
+        let logits = self.add_step(&mut plan, shape);
+        Step { plan, logits }
+    }
+
+    /// Adds a step to a plan. Returns where its logits will be.
+    pub fn add_step(&self, plan: &mut Plan, shape: &StepShape) -> Option<BufferId> {
         match *shape {
             StepShape::Rows {
                 rows,
@@ -209,10 +228,9 @@ impl Model {
                     tiles: self.step.tiles,
                     num_tiles: tiles,
                 };
-                let x = self.decoder(&mut plan, self.step.tokens, input, rows);
-                let logits = (logits > 0)
-                    .then(|| self.head(&mut plan, x, rows, Some((self.step.logit_index, logits))));
-                Step { plan, logits }
+                let x = self.decoder(plan, self.step.tokens, input, rows);
+                (logits > 0)
+                    .then(|| self.head(plan, x, rows, Some((self.step.logit_index, logits))))
             }
             StepShape::Decode { rows, sampling } => {
                 let input = AttentionInput {
@@ -221,26 +239,23 @@ impl Model {
                     tiles: self.step.tiles,
                     num_tiles: rows,
                 };
-                let x = self.decoder(&mut plan, self.decode.tokens, input, rows);
-                let logits = self.head(&mut plan, x, rows, None);
+                let x = self.decoder(plan, self.decode.tokens, input, rows);
+                let logits = self.head(plan, x, rows, None);
                 sample_and_advance(
-                    &mut plan,
+                    plan,
                     &sampling,
                     logits,
                     self.decode,
                     rows,
                     self.config.vocab_size,
                 );
-                Step {
-                    plan,
-                    logits: Some(logits),
-                }
+                Some(logits)
             }
             StepShape::Prefix => {
                 if let Some(prefix) = &self.prefix {
-                    self.append_prefix(&mut plan, prefix);
+                    self.append_prefix(plan, prefix);
                 }
-                Step { plan, logits: None }
+                None
             }
         }
     }

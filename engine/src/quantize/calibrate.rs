@@ -14,11 +14,11 @@ use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, StepShape, WeightsConfig,
 };
 use crate::ops::{Input, WeightFormat};
-use crate::plan::{BufferId, Grid, Plan};
+use crate::plan::{BufferId, Grid, Plan, SharedBuffers};
 use crate::tensor::KvType;
 use plateau_shaders::attention::tiles;
-use plateau_shaders::quantize::{gram, gram_f32, gram_i8};
-use plateau_shaders::{PAGE_SIZE, pack, padded};
+use plateau_shaders::quantize::{gram, gram_cross, gram_f32, gram_i8};
+use plateau_shaders::{PAGE_SIZE, padded};
 use std::collections::BTreeMap;
 
 /// Rows of one step, where a window is not longer.
@@ -102,7 +102,26 @@ pub(super) struct Stage<'a> {
     /// Position of the first row of each window that is run: those before it are in the cache.
     first: usize,
     model: Model,
-    plans: BTreeMap<usize, (PlanId, Plan)>,
+    /// The float model's layer beside it, its buffers after those of `model`.
+    exact: Option<Model>,
+    plans: BTreeMap<(Side, usize), (PlanId, Plan)>,
+}
+
+/// Which of a stage's models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    /// As it will run.
+    Model,
+    /// The float one beside it.
+    Exact,
+}
+
+/// What a linear's quantized inputs z [rows, features] have to do with the float model, over all samples.
+pub(super) struct Cross {
+    /// `zᵀX` with the float model's inputs, [features, in_features].
+    pub inputs: Vec<f32>,
+    /// `zᵀD`, [features, out_features], where the linear's outputs are added to the hidden states: D is what these miss so far.
+    pub debt: Option<Vec<f32>>,
 }
 
 impl<'a> Stage<'a> {
@@ -115,6 +134,19 @@ impl<'a> Stage<'a> {
         first: usize,
         linear: &dyn Fn(&str) -> LinearSpec,
     ) -> Result<Self, QuantizeError> {
+        Self::beside(executor, config, part, samples, first, linear, None).await
+    }
+
+    /// The same, with another model of the part beside it, if there is one: [`Side::Exact`].
+    pub async fn beside(
+        executor: &'a mut Executor,
+        config: &ModelConfig,
+        part: Part,
+        samples: &'a Samples,
+        first: usize,
+        linear: &dyn Fn(&str) -> LinearSpec,
+        exact: Option<&dyn Fn(&str) -> LinearSpec>,
+    ) -> Result<Self, QuantizeError> {
         let windows = samples.per_step() as u32;
         let len = samples.window() as u32;
         let capacity = Capacity {
@@ -123,43 +155,72 @@ impl<'a> Stage<'a> {
             max_rows: windows * len,
             kv_type: KvType::F32,
         };
-        let weights = WeightsConfig {
-            linear,
-            table: WeightFormat::F32,
-            max_buffer_bytes: executor.max_buffer_bytes(),
-            prefix_tokens: &[],
-            hidden_prefix: false,
+        let (max_buffer_bytes, features) = (executor.max_buffer_bytes(), executor.features());
+        let declare = |shared: SharedBuffers, linear: &dyn Fn(&str) -> LinearSpec| {
+            let weights = WeightsConfig {
+                linear,
+                table: WeightFormat::F32,
+                max_buffer_bytes,
+                prefix_tokens: &[],
+                hidden_prefix: false,
+            };
+            Model::after(
+                shared,
+                config.clone(),
+                part.clone(),
+                capacity,
+                features,
+                &weights,
+            )
         };
-        let model = Model::new(
-            config.clone(),
-            part,
-            capacity,
-            executor.features(),
-            &weights,
-        );
+        let model = declare(SharedBuffers::default(), linear);
+        let exact = exact.map(|linear| declare(model.shared.clone(), linear));
         executor.truncate(0);
-        for desc in &model.shared.descs {
-            executor.allocate(desc).await?;
-        }
-        let table: Vec<u32> = (0..capacity.pages()).collect();
-        executor.write(model.step.block_table, 0, &table)?;
-        let rope = model.rope_table();
-        executor.write(model.step.rope_table, 0, bytemuck::cast_slice(&rope))?;
-        for linear in model.weights.linears().map(|l| &l.linear) {
-            if let (Input::Static(input), Some((map, scale))) =
-                (&linear.input, linear.static_buffers)
-            {
-                executor.write(map, 0, &input.map)?;
-                executor.write(scale, 0, &[input.scale.to_bits()])?;
-            }
-        }
-        Ok(Self {
+        let mut stage = Self {
             executor,
             samples,
             first,
             model,
+            exact,
             plans: BTreeMap::new(),
-        })
+        };
+        for desc in stage.shared().descs.clone() {
+            stage.executor.allocate(&desc).await?;
+        }
+        for model in [Some(&stage.model), stage.exact.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let table: Vec<u32> = (0..capacity.pages()).collect();
+            stage.executor.write(model.step.block_table, 0, &table)?;
+            let rope = model.rope_table();
+            let rope = bytemuck::cast_slice(&rope);
+            stage.executor.write(model.step.rope_table, 0, rope)?;
+            for linear in model.weights.linears().map(|l| &l.linear) {
+                if let (Input::Static(input), Some((map, scale))) =
+                    (&linear.input, linear.static_buffers)
+                {
+                    stage.executor.write(map, 0, &input.map)?;
+                    stage.executor.write(scale, 0, &[input.scale.to_bits()])?;
+                }
+            }
+        }
+        Ok(stage)
+    }
+
+    /// The buffers of all.
+    fn shared(&mut self) -> &mut SharedBuffers {
+        match &mut self.exact {
+            Some(exact) => &mut exact.shared,
+            None => &mut self.model.shared,
+        }
+    }
+
+    fn side(&self, side: Side) -> &Model {
+        match (side, &self.exact) {
+            (Side::Exact, Some(exact)) => exact,
+            _ => &self.model,
+        }
     }
 
     /// Rows of a window that are run.
@@ -178,7 +239,10 @@ impl<'a> Stage<'a> {
 
     /// Norms, and what else is used as it is.
     pub fn write_vectors(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
-        for norm in self.model.weights.norms() {
+        let models = [Some(&self.model), self.exact.as_ref()]
+            .into_iter()
+            .flatten();
+        for norm in models.flat_map(|model| model.weights.norms()) {
             let mut values: Vec<f32> = Vec::new();
             for part in &norm.parts {
                 match part {
@@ -221,7 +285,10 @@ impl<'a> Stage<'a> {
 
     /// Float weights of every linear.
     pub fn write_float(&mut self, layer: &HostLayer) -> Result<(), QuantizeError> {
-        let linears = self.model.weights.linears();
+        let models = [Some(&self.model), self.exact.as_ref()]
+            .into_iter()
+            .flatten();
+        let linears = models.flat_map(|model| model.weights.linears());
         for linear in linears.filter(|l| l.linear.input == Input::Float) {
             let in_features = linear.in_features as usize;
             let stride = padded(linear.in_features) as usize;
@@ -289,10 +356,11 @@ impl<'a> Stage<'a> {
 
     /// Stored keys and values for every sequence of a step.
     pub fn write_prefix(&mut self, prefix: &LayerPrefix) -> Result<(), QuantizeError> {
-        let Some(pools) = self.model.kv_pools.first() else {
-            return Ok(());
-        };
-        for (pool, values) in [(pools.k, &prefix.k), (pools.v, &prefix.v)] {
+        let models = [Some(&self.model), self.exact.as_ref()]
+            .into_iter()
+            .flatten();
+        let pools = models.filter_map(|model| model.kv_pools.first());
+        for (pool, values) in pools.flat_map(|p| [(p.k, &prefix.k), (p.v, &prefix.v)]) {
             for (offset, position, head) in self.cache_rows() {
                 let head_dim = self.model.config.head_dim as usize;
                 let row = position * self.model.config.num_key_value_heads as usize + head;
@@ -350,10 +418,6 @@ impl<'a> Stage<'a> {
         rows
     }
 
-    pub fn hidden_size(&self) -> usize {
-        self.model.config.hidden_size as usize
-    }
-
     /// Logits of a row.
     pub fn vocab(&self) -> usize {
         self.model.config.vocab_size as usize
@@ -387,11 +451,12 @@ impl<'a> Stage<'a> {
             .write(self.model.step.logit_index, 0, &index)?;
         let step = self.model.step(&shape);
         let logits = step.logits.expect("the head has logits");
-        let id = match self.plans.get(&rows) {
+        let key = (Side::Model, rows);
+        let id = match self.plans.get(&key) {
             Some((id, _)) => *id,
             None => {
                 let id = self.executor.prepare(step.plan.clone()).await?;
-                self.plans.insert(rows, (id, step.plan));
+                self.plans.insert(key, (id, step.plan));
                 id
             }
         };
@@ -404,64 +469,77 @@ impl<'a> Stage<'a> {
     pub async fn embed(&mut self) -> Result<Vec<f32>, QuantizeError> {
         let rows = self.samples.windows.len() * self.rows_per_window();
         let mut hidden = vec![0.0; rows * self.model.config.hidden_size as usize];
-        self.forward(&mut hidden, &mut |_| {}).await?;
+        self.forward(Side::Model, &mut hidden).await?;
         Ok(hidden)
     }
 
-    /// Runs the samples' hidden states through the stage, in place, and hands out what each linear with float inputs is given.
-    pub async fn forward(
+    /// Runs the samples' hidden states through a model of the stage, in place.
+    pub async fn forward(&mut self, side: Side, hidden: &mut [f32]) -> Result<(), QuantizeError> {
+        self.run_steps(side, hidden, None).await
+    }
+
+    /// The same through [`Side::Model`], and hands out what each linear with float inputs is given.
+    pub async fn forward_tapped(
         &mut self,
         hidden: &mut [f32],
         on_tap: &mut dyn FnMut(Tap<'_>),
+    ) -> Result<(), QuantizeError> {
+        self.run_steps(Side::Model, hidden, Some(on_tap)).await
+    }
+
+    async fn run_steps(
+        &mut self,
+        side: Side,
+        hidden: &mut [f32],
+        mut on_tap: Option<&mut dyn FnMut(Tap<'_>)>,
     ) -> Result<(), QuantizeError> {
         let features = self.model.config.hidden_size as usize;
         let rows_per_window = self.rows_per_window();
         let step_rows = self.samples.per_step() * rows_per_window;
         for (step, hidden) in hidden.chunks_mut(step_rows * features).enumerate() {
             let rows = hidden.len() / features;
-            self.write_step(step, hidden)?;
-            let (id, plan) = self.plan(rows).await?;
+            self.write_step(side, step, hidden)?;
+            let (id, plan) = self.plan(side, rows).await?;
             let mut done = 0;
-            for (number, linear) in self.model.weights.linears().enumerate() {
-                let Input::Float = linear.linear.input else {
-                    continue;
-                };
-                let label = &linear.linear.label;
-                let at = dispatch_of(&plan, label);
-                self.executor.run_range(id, done..at)?;
-                done = at;
-                let words = (rows * linear.in_features as usize) as u64;
-                let read = self
-                    .executor
-                    .read(Some(id), plan.dispatches[at].bindings[0], 0..words)
-                    .await?;
-                on_tap(Tap {
-                    linear: number,
-                    features: linear.in_features as usize,
-                    values: bytemuck::cast_slice(&read),
-                    first_row: step * step_rows,
-                    rows_per_window,
-                });
+            if let Some(on_tap) = &mut on_tap {
+                for (number, linear) in self.model.weights.linears().enumerate() {
+                    let Input::Float = linear.linear.input else {
+                        continue;
+                    };
+                    let at = dispatch_of(&plan, 0, &linear.linear.label);
+                    self.executor.run_range(id, done..at)?;
+                    done = at;
+                    let words = (rows * linear.in_features as usize) as u64;
+                    let (x, _) = ends(&plan.dispatches[at].bindings);
+                    let read = self.executor.read(Some(id), x, 0..words).await?;
+                    on_tap(Tap {
+                        linear: number,
+                        features: linear.in_features as usize,
+                        values: bytemuck::cast_slice(&read),
+                        first_row: step * step_rows,
+                        rows_per_window,
+                    });
+                }
             }
             self.executor.run_range(id, done..plan.dispatches.len())?;
-            let out = self.model.step.hidden.expect("a part has hidden states");
-            let words = self
-                .executor
-                .read(None, out, 0..hidden.len() as u64)
-                .await?;
+            let out = self.side(side).step.hidden;
+            let out = out.expect("a part has hidden states");
+            let words = 0..hidden.len() as u64;
+            let words = self.executor.read(None, out, words).await?;
             hidden.copy_from_slice(bytemuck::cast_slice(&words));
         }
         Ok(())
     }
 
     /// `XᵀX` over all samples, where X is what the linear with this label is given: its flat integers where the input is
-    /// static, else floats. And the first `keep` rows of these integers, [rows, flat features].
+    /// static, else floats. And for such integers what they have to do with the float model beside this one, if there is one:
+    /// `exact` has its hidden states, and the number of its linear.
     pub async fn hessian(
         &mut self,
         label: &str,
         hidden: &[f32],
-        keep: usize,
-    ) -> Result<(Hessian, Vec<i8>), QuantizeError> {
+        exact: Option<(&[f32], usize)>,
+    ) -> Result<(Hessian, Option<Cross>), QuantizeError> {
         let features = self.model.config.hidden_size as usize;
         let step_rows = self.samples.per_step() * self.rows_per_window();
         let found = self
@@ -470,64 +548,93 @@ impl<'a> Stage<'a> {
             .linears()
             .find(|l| l.linear.label == label);
         let linear = &found.expect("a label of this layer").linear;
-        let exact = matches!(linear.input, Input::Static(_));
-        let dynamic = matches!(linear.input, Input::Dynamic(_));
+        let is_static = matches!(linear.input, Input::Static(_));
         let in_features = linear.in_features;
-        let n = match exact {
+        let n = match is_static {
             true => padded(in_features),
             false => in_features,
         };
-        let len = self.model.shared.descs.len();
-        let h = self
-            .model
-            .shared
-            .add("calibration.gram", u64::from(n) * u64::from(n));
-        self.executor
-            .allocate(&self.model.shared.descs[len])
-            .await?;
+        let len = self.shared().descs.len();
+        let exact = exact.filter(|_| is_static && self.exact.is_some());
+        let buffers = GramBuffers::new(self, n, exact.map(|(_, number)| number));
+        for at in len..self.shared().descs.len() {
+            let desc = self.shared().descs[at].clone();
+            self.executor.allocate(&desc).await?;
+        }
 
         let mut total = Hessian::new(in_features as usize);
-        let mut kept = Vec::new();
         let mut rows_since = 0;
-        let mut plans: BTreeMap<usize, (PlanId, BufferId)> = BTreeMap::new();
+        let mut plans: BTreeMap<usize, PlanId> = BTreeMap::new();
         for (step, hidden) in hidden.chunks(step_rows * features).enumerate() {
             let rows = hidden.len() / features;
             // Sums stay in 32 bits: a matrix that is full goes to the host.
-            if exact && rows_since + rows > gram_i8::MAX_ROWS_I8 as usize {
-                self.drain(h, n, exact, &mut total).await?;
+            if is_static && rows_since + rows > gram_i8::MAX_ROWS_I8 as usize {
+                self.drain(buffers.h, n, is_static, &mut total).await?;
                 rows_since = 0;
             }
             rows_since += rows;
-            self.write_step(step, hidden)?;
-            let (id, x) = match plans.get(&rows) {
-                Some(found) => *found,
+            self.write_step(Side::Model, step, hidden)?;
+            if let Some((hidden, _)) = exact {
+                let first = step * step_rows * features;
+                self.write_step(Side::Exact, step, &hidden[first..][..rows * features])?;
+            }
+            let id = match plans.get(&rows) {
+                Some(id) => *id,
                 None => {
-                    let (plan, x) = self.gram_plan(label, rows as u32, n, h, exact, dynamic);
+                    let plan = self.gram_plan(label, rows as u32, n, &buffers);
                     let id = self.executor.prepare(plan).await?;
-                    plans.insert(rows, (id, x));
-                    (id, x)
+                    plans.insert(rows, id);
+                    id
                 }
             };
             self.executor.run(id)?;
-            let missing = keep.saturating_sub(step * step_rows).min(rows);
-            if exact && missing > 0 {
-                let row_words = n as usize / 4;
-                let words = 0..(missing * row_words) as u64;
-                let words = self.executor.read(Some(id), x, words).await?;
-                let mut row = vec![0_i8; in_features as usize];
-                for words in words.chunks_exact(row_words) {
-                    pack::unpack_i8(words, &mut row);
-                    kept.extend_from_slice(&row);
-                }
-            }
         }
-        self.drain(h, n, exact, &mut total).await?;
-        for (id, _) in plans.into_values() {
+        self.drain(buffers.h, n, is_static, &mut total).await?;
+        let cross = match buffers.cross {
+            None => None,
+            Some(cross) => Some(Cross {
+                inputs: self
+                    .read_floats(cross.inputs, in_features, cross.columns)
+                    .await?,
+                debt: match cross.hidden {
+                    None => None,
+                    Some([exact, model]) => {
+                        let mut debt = self
+                            .read_floats(exact, in_features, features as u32)
+                            .await?;
+                        let so_far = self
+                            .read_floats(model, in_features, features as u32)
+                            .await?;
+                        debt.iter_mut().zip(so_far).for_each(|(debt, z)| *debt -= z);
+                        Some(debt)
+                    }
+                },
+            }),
+        };
+        for id in plans.into_values() {
             self.executor.release(id);
         }
         self.executor.truncate(len);
-        self.model.shared.descs.truncate(len);
-        Ok((total, kept))
+        self.shared().descs.truncate(len);
+        Ok((total, cross))
+    }
+
+    /// The first rows of a matrix on the device.
+    async fn read_floats(
+        &mut self,
+        buffer: BufferId,
+        rows: u32,
+        columns: u32,
+    ) -> Result<Vec<f32>, QuantizeError> {
+        let mut values = Vec::with_capacity(rows as usize * columns as usize);
+        let band = DRAINED_WORDS / columns.max(1) + 1;
+        for first in (0..rows).step_by(band as usize) {
+            let end = (first + band).min(rows);
+            let words = u64::from(first) * u64::from(columns)..u64::from(end) * u64::from(columns);
+            let found = self.executor.read(None, buffer, words).await?;
+            values.extend(found.into_iter().map(f32::from_bits));
+        }
+        Ok(values)
     }
 
     /// Adds the device's matrix to `total`, and clears it.
@@ -535,7 +642,7 @@ impl<'a> Stage<'a> {
         &mut self,
         h: BufferId,
         n: u32,
-        exact: bool,
+        integers: bool,
         total: &mut Hessian,
     ) -> Result<(), QuantizeError> {
         // A band of rows at a time.
@@ -544,7 +651,7 @@ impl<'a> Stage<'a> {
             let rows = first..(first + band).min(n);
             let words = u64::from(rows.start) * u64::from(n)..u64::from(rows.end) * u64::from(n);
             let found = self.executor.read(None, h, words.clone()).await?;
-            match exact {
+            match integers {
                 true => total.add_upper_rows(first as usize, n as usize, &found, |word| {
                     f64::from(word as i32)
                 }),
@@ -557,46 +664,75 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The layer's plan up to what the linear is given, and then the Gram matrix of that; and what the linear is given.
-    fn gram_plan(
-        &self,
-        label: &str,
-        rows: u32,
-        n: u32,
-        h: BufferId,
-        exact: bool,
-        dynamic: bool,
-    ) -> (Plan, BufferId) {
-        let mut plan = self.step_plan(rows as usize);
-        let mut at = dispatch_of(&plan, label);
-        let mut x = plan.dispatches[at].bindings[0];
-        if dynamic {
+    /// The layer's plan up to what the linear is given, and then the Gram matrix of that. Before it, where there is a float
+    /// model beside it, that one's plan up to the same place.
+    fn gram_plan(&self, label: &str, rows: u32, n: u32, buffers: &GramBuffers) -> Plan {
+        let mut plan = Plan::new(self.model.features);
+        let shape = self.step_shape(rows as usize);
+        let cross = buffers.cross.as_ref().zip(self.exact.as_ref());
+        let float = cross.map(|(cross, exact)| {
+            exact.add_step(&mut plan, &shape);
+            let label = &linear_at(exact, cross.number).linear.label;
+            let at = dispatch_of(&plan, 0, label);
+            let (x, y) = ends(&plan.dispatches[at].bindings);
+            plan.dispatches.truncate(at);
+            // So that the other model does not share it.
+            for desc in &mut plan.scratch {
+                desc.label.insert_str(0, "exact.");
+            }
+            (cross, x, y)
+        });
+        let from = plan.dispatches.len();
+        self.model.add_step(&mut plan, &shape);
+        let mut at = dispatch_of(&plan, from, label);
+        let linears = self.model.weights.linears();
+        let mut linear = linears.filter(|l| l.linear.label == label);
+        let input = linear.next().map(|l| &l.linear.input);
+        let (mut z, so_far) = ends(&plan.dispatches[at].bindings);
+        if let Some(Input::Dynamic(_)) = input {
             // The float rows that dynamic scales were found for.
-            let quantized = x;
-            at = (0..at)
+            let quantized = z;
+            at = (from..at)
                 .rev()
                 .find(|&i| plan.dispatches[i].writes().any(|id| id == quantized))
                 .expect("integers that a dispatch reads were written");
-            x = plan.dispatches[at].bindings[0];
+            z = plan.dispatches[at].bindings[0];
         }
         plan.dispatches.truncate(at);
-        let params = gram::Params { rows, features: n };
+        let label = "calibration.gram";
+        let params = gram::Params::square(rows, n);
         let grid = Grid::Fixed(gram::grid(&params));
-        let kernel = match exact {
-            true => &gram_i8::KERNEL,
-            false => &gram_f32::KERNEL,
+        let kernel = match input {
+            Some(Input::Static(_)) => &gram_i8::KERNEL,
+            _ => &gram_f32::KERNEL,
         };
-        plan.dispatch("calibration.gram", kernel, params, grid, &[x, h]);
-        (plan, x)
+        plan.dispatch(label, kernel, params, grid, &[z, buffers.h]);
+        let mut between = |x: BufferId, columns: u32, out: BufferId| {
+            let params = gram::Params {
+                rows,
+                features: n,
+                columns,
+            };
+            let grid = Grid::Fixed(gram::grid(&params));
+            plan.dispatch(label, &gram_cross::KERNEL, params, grid, &[z, x, out]);
+        };
+        if let Some((cross, x, exact)) = float {
+            between(x, cross.columns, cross.inputs);
+            if let Some([of_exact, of_model]) = cross.hidden {
+                let columns = self.model.config.hidden_size;
+                between(exact, columns, of_exact);
+                between(so_far, columns, of_model);
+            }
+        }
+        plan
     }
 
-    fn step_plan(&self, rows: usize) -> Plan {
-        let shape = StepShape::Rows {
+    fn step_shape(&self, rows: usize) -> StepShape {
+        StepShape::Rows {
             rows: rows as u32,
             tiles: tiles(&self.row_info(rows)).len() as u32,
             logits: 0,
-        };
-        self.model.step(&shape).plan
+        }
     }
 
     /// (sequence, position) of a step's rows.
@@ -612,21 +748,21 @@ impl<'a> Stage<'a> {
             .collect()
     }
 
-    async fn plan(&mut self, rows: usize) -> Result<(PlanId, Plan), QuantizeError> {
-        if let Some((id, plan)) = self.plans.get(&rows) {
+    async fn plan(&mut self, side: Side, rows: usize) -> Result<(PlanId, Plan), QuantizeError> {
+        if let Some((id, plan)) = self.plans.get(&(side, rows)) {
             return Ok((*id, plan.clone()));
         }
-        let plan = self.step_plan(rows);
+        let plan = self.side(side).step(&self.step_shape(rows)).plan;
         let id = self.executor.prepare(plan.clone()).await?;
-        self.plans.insert(rows, (id, plan.clone()));
+        self.plans.insert((side, rows), (id, plan.clone()));
         Ok((id, plan))
     }
 
-    fn write_step(&mut self, step: usize, hidden: &[f32]) -> Result<(), QuantizeError> {
+    fn write_step(&mut self, side: Side, step: usize, hidden: &[f32]) -> Result<(), QuantizeError> {
         let rows = hidden.len() / self.model.config.hidden_size as usize;
         let info = self.row_info(rows);
         let tiles = tiles(&info);
-        let buffers = self.model.step;
+        let buffers = self.side(side).step;
         self.executor
             .write(buffers.row_info, 0, bytemuck::cast_slice(&info))?;
         self.executor
@@ -658,10 +794,64 @@ impl Drop for Stage<'_> {
     }
 }
 
-/// The first dispatch of the linear with this label.
-fn dispatch_of(plan: &Plan, label: &str) -> usize {
-    let found = plan.dispatches.iter().position(|d| d.label == label);
-    found.expect("a plan has each of its linears")
+/// Where the matrices of [`Stage::hessian`] are summed.
+struct GramBuffers {
+    h: BufferId,
+    cross: Option<CrossBuffers>,
+}
+
+struct CrossBuffers {
+    /// Of the float model's linear among its own.
+    number: usize,
+    /// Inputs of that linear.
+    columns: u32,
+    inputs: BufferId,
+    /// With the hidden states of the float model and of the other.
+    hidden: Option<[BufferId; 2]>,
+}
+
+impl GramBuffers {
+    /// For a linear that is given `n` features, and for the one of the float model with this number.
+    fn new(stage: &mut Stage<'_>, n: u32, number: Option<usize>) -> Self {
+        let hidden_size = stage.model.config.hidden_size;
+        let exact = number.zip(stage.exact.as_ref());
+        let float = exact.map(|(number, exact)| (number, linear_at(exact, number).in_features));
+        let shared = stage.shared();
+        let mut matrix = |columns: u32| {
+            let words = u64::from(n) * u64::from(columns);
+            shared.add("calibration.gram", words)
+        };
+        Self {
+            h: matrix(n),
+            cross: float.map(|(number, columns)| CrossBuffers {
+                number,
+                columns,
+                inputs: matrix(columns),
+                // The second and the last linear of a layer add to the hidden states.
+                hidden: (number % 2 == 1).then(|| [matrix(hidden_size), matrix(hidden_size)]),
+            }),
+        }
+    }
+}
+
+fn linear_at(model: &Model, number: usize) -> &LinearWeights {
+    let linear = model.weights.linears().nth(number);
+    linear.expect("a float layer has a linear for each group")
+}
+
+/// The first binding of a linear's dispatch, what it is given, and the last, what it writes.
+fn ends(bindings: &[BufferId]) -> (BufferId, BufferId) {
+    match bindings {
+        [x, .., y] => (*x, *y),
+        _ => unreachable!("a linear reads and writes"),
+    }
+}
+
+/// The first dispatch from `from` on of the linear with this label.
+fn dispatch_of(plan: &Plan, from: usize, label: &str) -> usize {
+    let mut dispatches = plan.dispatches.iter().skip(from);
+    let found = dispatches.position(|dispatch| dispatch.label == label);
+    from + found.expect("a plan has each of its linears")
 }
 
 /// Words of rows with zeros up to `stride`.

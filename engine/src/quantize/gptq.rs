@@ -177,6 +177,15 @@ impl Factor {
         self.features
     }
 
+    /// What was added to each feature's diagonal.
+    pub fn damping(&self) -> Vec<f64> {
+        let mut of_feature = vec![0.0; self.features];
+        for (feature, damping) in self.feature_at.iter().zip(&self.damping) {
+            of_feature[*feature] = *damping;
+        }
+        of_feature
+    }
+
     /// Solves `(H + damping) y = rhs` for many right-hand sides, [features, outputs], in place.
     pub fn solve(&self, rhs: &mut [f64], outputs: usize) {
         let starts: Vec<usize> = (0..outputs).step_by(SOLVED).collect();

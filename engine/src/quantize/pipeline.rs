@@ -10,7 +10,7 @@ use super::bit_width::{
     Candidate as SizedCandidate, Divergence, Histogram, Sensitivity, choose_by_limit,
     choose_by_share, choose_within,
 };
-use super::calibrate::{LayerPrefix, Samples, Stage, TABLE_ELEMENTS};
+use super::calibrate::{LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS};
 use super::flatten::FlatMap;
 use super::gptq::Factor;
 use super::grid::{ClipSearch, Grid, GridConfig};
@@ -20,7 +20,7 @@ use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
 use super::refit;
 use super::sensitivity::Streams;
-use super::smooth::{balancing_scales, smoothing_scales};
+use super::smooth::{balancing_scales, bound_rows, smoothing_scales};
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
     LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,
@@ -28,7 +28,7 @@ use crate::checkpoint::{
 use crate::exec::Executor;
 use crate::model::{LinearSpec, Part};
 use crate::ops::{Input, WeightFormat};
-use crate::tensor::Bits;
+use crate::tensor::{Bits, Granularity};
 use plateau_shaders::pack;
 use std::path::Path;
 use std::sync::Arc;
@@ -316,7 +316,7 @@ async fn observe(
     let rows = samples.windows.len() * (samples.window() - prefix);
     let keep = rows.div_ceil(SAMPLE_ROWS).max(1);
     stage
-        .forward(hidden, &mut |tap| {
+        .forward_tapped(hidden, &mut |tap| {
             let stats = &mut stats[tap.linear];
             // The stored tokens are not quantized, so they do not count.
             let windows = tap.values.chunks_exact(tap.rows_per_window * tap.features);
@@ -498,7 +498,13 @@ fn candidates(
         }
         (Smoothing::Balance, _) => {
             let w_norm = producer.reduce_max(&weights.column_norm(group));
-            balancing_scales(&x_absmax, &w_norm)
+            let mut scales = balancing_scales(&x_absmax, &w_norm);
+            if let (Fold::Linear { name, .. }, Granularity::PerTensor) =
+                (&group.fold, recipe.weight_scale)
+            {
+                bound_rows(&mut scales, weights.weight(name));
+            }
+            scales
         }
     };
     let expanded = match scales.is_empty() {
@@ -701,31 +707,31 @@ pub async fn write(
         }
         let quantized = match source.samples.filter(|_| recipe.gptq.is_some()) {
             Some(samples) => {
-                let mut inputs = Vec::new();
-                if refits {
-                    let mut stage =
-                        layer_stage(executor, config, layer, samples, prefix, &float).await?;
-                    stage.write_vectors(&weights)?;
-                    stage.write_float(&weights)?;
-                    stage.write_prefix(&prefix_rows)?;
-                    inputs = keep_inputs(&mut stage, &mut exact).await?;
-                }
                 let spec = |name: &str| plan.linear(name).spec();
+                let beside: Option<&dyn Fn(&str) -> LinearSpec> = match refits {
+                    true => Some(&float),
+                    false => None,
+                };
+                let part = layer_part(layer);
                 let mut stage =
-                    layer_stage(executor, config, layer, samples, prefix, &spec).await?;
+                    Stage::beside(executor, config, part, samples, prefix, &spec, beside).await?;
                 stage.write_vectors(&weights)?;
+                stage.write_float(&weights)?;
                 stage.write_prefix(&prefix_rows)?;
                 let found = with_hessians(
                     &mut stage,
                     &hidden,
-                    &inputs,
+                    &exact,
                     plan,
                     &weights,
                     recipe,
                     &mut errors,
                 )
                 .await?;
-                stage.forward(&mut hidden, &mut |_| {}).await?;
+                stage.forward(Side::Model, &mut hidden).await?;
+                if refits {
+                    stage.forward(Side::Exact, &mut exact).await?;
+                }
                 found
             }
             None => {
@@ -767,27 +773,11 @@ pub async fn write(
     Ok(errors)
 }
 
-/// Runs the float layer over the samples' hidden states, in place, and keeps the first rows of what each group is given.
-async fn keep_inputs(
-    stage: &mut Stage<'_>,
-    exact: &mut [f32],
-) -> Result<Vec<Vec<f32>>, QuantizeError> {
-    let mut inputs = vec![Vec::new(); stage.joined().len()];
-    stage
-        .forward(exact, &mut |tap| {
-            let kept = &mut inputs[tap.linear];
-            let room = (refit::ROWS * tap.features).saturating_sub(kept.len());
-            kept.extend_from_slice(&tap.values[..room.min(tap.values.len())]);
-        })
-        .await?;
-    Ok(inputs)
-}
-
 /// A layer's linears by GPTQ, group after group, each with the groups before it quantized already. In the order of the plan.
 async fn with_hessians(
     stage: &mut Stage<'_>,
     hidden: &[f32],
-    inputs: &[Vec<f32>],
+    exact: &[f32],
     plan: &LayerPlan,
     weights: &HostLayer,
     recipe: &Recipe,
@@ -795,8 +785,9 @@ async fn with_hessians(
 ) -> Result<Vec<QuantizedLinear>, QuantizeError> {
     let mut all = Vec::new();
     for (label, names) in stage.joined() {
-        let keep = if inputs.is_empty() { 0 } else { refit::ROWS };
-        let (hessian, z) = stage.hessian(&label, hidden, keep).await?;
+        let group = plan.group_of(&names[0]);
+        let beside = (!exact.is_empty()).then_some((exact, group));
+        let (hessian, cross) = stage.hessian(&label, hidden, beside).await?;
         let importance = hessian.diagonal();
         let factor = recipe
             .gptq
@@ -811,15 +802,14 @@ async fn with_hessians(
         for linear in names.iter().map(|name| plan.linear(name)) {
             let float_weights = weights.weight(&linear.shape.name);
             let mut flat = linear.flat_weights(float_weights);
-            let x = inputs.get(plan.group_of(&linear.shape.name));
-            if let (Some(input), Some(factor), Some(x)) = (&linear.input, &factor, x) {
+            if let (Some(input), Some(factor), Some(cross)) = (&linear.input, &factor, &cross) {
                 let exact = refit::Exact {
-                    x,
+                    inputs: &cross.inputs,
                     in_features: linear.shape.in_features as usize,
                     w: float_weights,
+                    debt: cross.debt.as_deref(),
                 };
-                let total_rows = hidden.len() / stage.hidden_size();
-                refit::refit(&mut flat, &exact, &z, input.scale, factor, total_rows);
+                refit::refit(&mut flat, &exact, input.scale, factor);
             }
             let (integers, error) = linear.quantize(
                 &flat,
@@ -1090,10 +1080,13 @@ async fn layer_stage<'a>(
     first: usize,
     spec: &dyn Fn(&str) -> LinearSpec,
 ) -> Result<Stage<'a>, QuantizeError> {
-    let part = Part {
+    Stage::new(executor, config, layer_part(layer), samples, first, spec).await
+}
+
+fn layer_part(layer: u32) -> Part {
+    Part {
         embedding: false,
         layers: layer..layer + 1,
         head: false,
-    };
-    Stage::new(executor, config, part, samples, first, spec).await
+    }
 }

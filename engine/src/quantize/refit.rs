@@ -1,94 +1,78 @@
 //! Weights that make up for what their inputs lost: before they are rounded, the least-squares fit that maps the quantized
 //! inputs to what the float model's linear gives.
 //!
-//! With X the float inputs, Z the flat quantized ones and W' the weights on the flat channels, `V = W' + (ZᵀZ + λ)⁻¹ Zᵀ E`,
-//! where `E = X Wᵀ - Z W'ᵀ` is what the outputs would miss. Rounding of the inputs, what saturates and the error of earlier
-//! layers are all in E. GPTQ then rounds V.
+//! With X the float model's inputs, Z the flat quantized ones and W' the weights on the flat channels, V minimizes
+//!
+//!   |Z Vᵀ - X Wᵀ - D|² + λ |V - W'|²,   so   V = (ZᵀZ + λ)⁻¹ (ZᵀX Wᵀ + ZᵀD + λ W'ᵀ)ᵀ
+//!
+//! and GPTQ then rounds V. Rounding of the inputs, what saturates and the errors of earlier layers are all in Z. D is a share of
+//! what the hidden states miss so far, for linears that add to them: they can give some of it back.
 
 use super::gptq::Factor;
 use rayon::prelude::*;
 
-/// Rows of the samples that the fit is made on, at most.
-pub const ROWS: usize = 1 << 14;
-/// Rows whose contributions are summed in f32, before they are added up in f64.
-const BLOCK_ROWS: usize = 64;
+/// Of what the hidden states miss, the share that a linear is asked to give back.
+const DEBT_SHARE: f64 = 0.5;
+/// Features whose sums are made together, so that a row of weights is read once for them.
+const BLOCK: usize = 8;
 
-/// The float side of a linear.
+/// The float side of a linear. z [rows, features] are the integers of the flat inputs.
 pub struct Exact<'a> {
-    /// Inputs [rows, in_features].
-    pub x: &'a [f32],
+    /// `zᵀX`, [features, in_features].
+    pub inputs: &'a [f32],
     pub in_features: usize,
     /// Weights [outputs, in_features].
     pub w: &'a [f32],
+    /// zᵀ times what the hidden states miss, [features, outputs], for a linear that adds to them.
+    pub debt: Option<&'a [f32]>,
 }
 
-/// Refits `flat` [outputs, features] in place. `z` [rows, features] are the integers of the flat inputs, each worth `scale`;
-/// `factor` is that of `ZᵀZ` over `total_rows` rows of such integers.
-pub fn refit(
-    flat: &mut [f32],
-    exact: &Exact<'_>,
-    z: &[i8],
-    scale: f32,
-    factor: &Factor,
-    total_rows: usize,
-) {
+/// Refits `flat` [outputs, features], W' above, in place. Each of the integers z is worth `scale`, and `factor` is that of `zᵀz`:
+/// its damping is λ, in units of z.
+pub fn refit(flat: &mut [f32], exact: &Exact<'_>, scale: f32, factor: &Factor) {
     let features = factor.features();
     let outputs = flat.len() / features;
-    let rows = z.len() / features;
+    let scale = f64::from(scale);
     let w = transposed(exact.w, exact.in_features);
+    // [features, outputs]
+    let mut solution = vec![0.0_f64; features * outputs];
+    solution
+        .par_chunks_mut(BLOCK * outputs)
+        .zip(exact.inputs.par_chunks(BLOCK * exact.in_features))
+        .for_each(|(sums, inputs)| {
+            for (input, w) in w.chunks_exact(outputs).enumerate() {
+                let inputs = inputs.iter().skip(input).step_by(exact.in_features);
+                for (sums, x) in sums.chunks_exact_mut(outputs).zip(inputs) {
+                    add(sums, f64::from(*x), w);
+                }
+            }
+        });
     let w_flat = transposed(flat, features);
-    // E [rows, outputs], each row in one order.
-    let mut missing = vec![0.0_f32; rows * outputs];
-    missing
-        .par_chunks_mut(outputs)
-        .zip(exact.x.par_chunks_exact(exact.in_features))
-        .zip(z.par_chunks_exact(features))
-        .for_each(|((missing, x), z)| {
-            for (x, w) in x.iter().zip(w.chunks_exact(outputs)) {
-                add(missing, *x, w);
-            }
-            for (z, w) in z.iter().zip(w_flat.chunks_exact(outputs)) {
-                if *z != 0 {
-                    add(missing, -scale * f32::from(*z), w);
-                }
-            }
-        });
-    // Zᵀ E [features, outputs], blocks of rows in ascending order.
-    let mut change = vec![0.0_f64; features * outputs];
-    change
-        .par_chunks_mut(outputs)
+    let damping = factor.damping();
+    solution
+        .par_chunks_exact_mut(outputs)
+        .zip(w_flat.par_chunks_exact(outputs))
         .enumerate()
-        .for_each(|(feature, change)| {
-            let mut block = vec![0.0_f32; outputs];
-            let blocks = z.chunks(BLOCK_ROWS * features);
-            for (z, missing) in blocks.zip(missing.chunks(BLOCK_ROWS * outputs)) {
-                block.fill(0.0);
-                let rows = z.chunks_exact(features);
-                for (z, missing) in rows.zip(missing.chunks_exact(outputs)) {
-                    if z[feature] != 0 {
-                        add(&mut block, f32::from(z[feature]), missing);
-                    }
-                }
-                for (change, block) in change.iter_mut().zip(&block) {
-                    *change += f64::from(*block);
-                }
+        .for_each(|(feature, (sums, w))| {
+            if let Some(debt) = exact.debt {
+                add(sums, DEBT_SHARE, &debt[feature * outputs..][..outputs]);
             }
+            add(sums, scale * damping[feature], w);
         });
-    factor.solve(&mut change, outputs);
-    let per_unit = total_rows as f64 / (rows.max(1) as f64 * f64::from(scale));
+    factor.solve(&mut solution, outputs);
     flat.par_chunks_exact_mut(features)
         .enumerate()
         .for_each(|(output, flat)| {
             for (feature, value) in flat.iter_mut().enumerate() {
-                *value += (change[feature * outputs + output] * per_unit) as f32;
+                *value = (solution[feature * outputs + output] / scale) as f32;
             }
         });
 }
 
-/// `sum += factor * values`
-fn add(sum: &mut [f32], factor: f32, values: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += factor * value;
+/// `sums += factor * values`
+fn add(sums: &mut [f64], factor: f64, values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += factor * f64::from(*value);
     }
 }
 

@@ -6,7 +6,7 @@
 //! square of the change.
 
 use super::QuantizeError;
-use super::calibrate::{LayerPrefix, Samples, Stage};
+use super::calibrate::{LayerPrefix, Samples, Side, Stage};
 use crate::checkpoint::ModelConfig;
 use crate::eval::LogitRow;
 use rayon::prelude::*;
@@ -48,7 +48,7 @@ impl Streams {
     /// Lets a stream leave the exact one through `stage`, a layer of which one group is quantized.
     pub async fn branch(&mut self, stage: &mut Stage<'_>) -> Result<(), QuantizeError> {
         let mut hidden = self.exact.clone();
-        stage.forward(&mut hidden, &mut |_| {}).await?;
+        stage.forward(Side::Model, &mut hidden).await?;
         self.changed.push(hidden);
         Ok(())
     }
@@ -61,10 +61,10 @@ impl Streams {
         new: usize,
     ) -> Result<(), QuantizeError> {
         stage.write_prefix(prefix)?;
-        stage.forward(&mut self.exact, &mut |_| {}).await?;
+        stage.forward(Side::Model, &mut self.exact).await?;
         let old = self.changed.len() - new;
         for hidden in &mut self.changed[..old] {
-            stage.forward(hidden, &mut |_| {}).await?;
+            stage.forward(Side::Model, hidden).await?;
         }
         Ok(())
     }

@@ -41,6 +41,19 @@ pub fn balancing_scales(x_absmax: &[f32], w_norm: &[f32]) -> Vec<f32> {
     logs.into_iter().map(scale).collect()
 }
 
+/// Raises scales so that no row of the producer's `w` [scales, columns], divided by its own, exceeds what was the largest value
+/// of `w`: with one scale for the tensor, a row that grows beyond it costs every other row.
+pub fn bound_rows(scales: &mut [f32], w: &[f32]) {
+    let columns = w.len() / scales.len();
+    let absmax = |values: &[f32]| values.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
+    let largest = absmax(w);
+    if largest > 0.0 {
+        for (scale, row) in scales.iter_mut().zip(w.chunks_exact(columns)) {
+            *scale = scale.max(absmax(row) / largest);
+        }
+    }
+}
+
 /// The largest magnitude of each column of `w` [rows, columns] is put into `absmax` [columns] where it is larger: over several
 /// weights that read one input, or several batches of rows of X.
 pub fn widen_column_absmax(absmax: &mut [f32], w: &[f32]) {

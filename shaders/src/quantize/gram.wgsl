@@ -1,16 +1,19 @@
-// h[a, b] += sum over rows of x[r, a] * x[r, b]: what a linear's calibration inputs add to its Hessian (GPTQ, arXiv 2210.17323)
+// h[a, b] += sum over rows of z[r, a] * x[r, b]: what a linear's calibration inputs add to its Hessian (GPTQ, arXiv 2210.17323),
+// where z and x are the same; and what they have to do with other values of the same rows.
 //
-//   x  [rows, features]      gram_f32.wgsl, gram_i8.wgsl
-//   h  [features, features]  f32 or i32, only the tiles of 64 by 64 on and above the diagonal
+//   z  [rows, features]     gram_f32.wgsl, gram_i8.wgsl: x itself; gram_cross.wgsl
+//   x  [rows, columns]
+//   h  [features, columns]  f32 or i32; of x with itself only the tiles of 64 by 64 on and above the diagonal
 //
 // One order of sums: an ascending chain over the rows from 0, then h + chain.
-// What follows is shared by gram_f32 and gram_i8. Left to them: Value, load_quad, mul_add, h.
+// What follows is shared. Left to the kernels: Value, ONE_HALF, load_z, load_x, mul_add, h.
 //
-// grid: (ceil(features / 64), ceil(features / 64), 1), workgroups of 256; an invocation computes 4 by 4.
+// grid: (ceil(columns / 64), ceil(features / 64), 1), workgroups of 256; an invocation computes 4 by 4.
 
 struct Params {
   rows: u32,
   features: u32,
+  columns: u32,
 }
 
 const TILE_QUADS: u32 = 16u;
@@ -22,17 +25,24 @@ const STEP_ROWS: u32 = 16u;
 var<workgroup> a_tile: array<Value, STEP_ROWS * TILE_QUADS>;
 var<workgroup> b_tile: array<Value, STEP_ROWS * TILE_QUADS>;
 
-fn load_or_zeros(row: u32, quad: u32) -> Value {
+fn z_or_zeros(row: u32, quad: u32) -> Value {
   if (row < params.rows && quad * 4u < params.features) {
-    return load_quad(row, quad);
+    return load_z(row, quad);
+  }
+  return Value();
+}
+
+fn x_or_zeros(row: u32, quad: u32) -> Value {
+  if (row < params.rows && quad * 4u < params.columns) {
+    return load_x(row, quad);
   }
   return Value();
 }
 
 fn add_to_row(a: u32, b: u32, sum: Value) {
   for (var lane = 0u; lane < 4u; lane += 1u) {
-    if (a < params.features && b + lane < params.features) {
-      let index = a * params.features + b + lane;
+    if (a < params.features && b + lane < params.columns) {
+      let index = a * params.columns + b + lane;
       h[index] = h[index] + sum[lane];
     }
   }
@@ -40,7 +50,7 @@ fn add_to_row(a: u32, b: u32, sum: Value) {
 
 // Every invocation of the workgroup calls it.
 fn run(workgroup: vec3<u32>, lane: u32) {
-  if (workgroup.y > workgroup.x) {
+  if (ONE_HALF && workgroup.y > workgroup.x) {
     return;
   }
   let a_quad = lane / TILE_QUADS;
@@ -52,8 +62,8 @@ fn run(workgroup: vec3<u32>, lane: u32) {
   for (var first = 0u; first < params.rows; first += STEP_ROWS) {
     workgroupBarrier();   // the tiles of the last step were read
     let row = first + a_quad;
-    a_tile[lane] = load_or_zeros(row, workgroup.y * TILE_QUADS + b_quad);
-    b_tile[lane] = load_or_zeros(row, workgroup.x * TILE_QUADS + b_quad);
+    a_tile[lane] = z_or_zeros(row, workgroup.y * TILE_QUADS + b_quad);
+    b_tile[lane] = x_or_zeros(row, workgroup.x * TILE_QUADS + b_quad);
     workgroupBarrier();
     for (var r = 0u; r < STEP_ROWS; r += 1u) {
       let a = a_tile[r * TILE_QUADS + a_quad];

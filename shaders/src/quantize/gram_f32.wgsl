@@ -4,6 +4,7 @@
 //   h  [features, features]  f32
 
 alias Value = vec4<f32>;
+const ONE_HALF: bool = true;
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> h: array<f32>;
@@ -13,15 +14,19 @@ fn mul_add(a: Value, b: Value, sum: Value) -> Value {
 }
 
 // Four features of a row, zeros past its end.
-fn load_quad(row: u32, quad: u32) -> Value {
+fn load_x(row: u32, quad: u32) -> Value {
   var values = Value();
   for (var lane = 0u; lane < 4u; lane += 1u) {
     let feature = quad * 4u + lane;
-    if (feature < params.features) {
-      values[lane] = x[row * params.features + feature];
+    if (feature < params.columns) {
+      values[lane] = x[row * params.columns + feature];
     }
   }
   return values;
+}
+
+fn load_z(row: u32, quad: u32) -> Value {
+  return load_x(row, quad);
 }
 
 @compute @workgroup_size(256)

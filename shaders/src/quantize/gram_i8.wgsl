@@ -6,6 +6,7 @@
 // 2^17 rows of products of -128 stay within 31 bits: over all dispatches that add to one h.
 
 alias Value = vec4<i32>;
+const ONE_HALF: bool = true;
 
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> h: array<i32>;
@@ -14,8 +15,12 @@ fn mul_add(a: Value, b: Value, sum: Value) -> Value {
   return a * b + sum;
 }
 
-fn load_quad(row: u32, quad: u32) -> Value {
+fn load_z(row: u32, quad: u32) -> Value {
   return unpack4xI8(x[row * (params.features / 4u) + quad]);
+}
+
+fn load_x(row: u32, quad: u32) -> Value {
+  return load_z(row, quad);
 }
 
 @compute @workgroup_size(256)

@@ -2,6 +2,7 @@
 
 pub mod flatten_quantize;
 pub mod gram;
+pub mod gram_cross;
 pub mod gram_f32;
 pub mod gram_i8;
 pub mod quantize_dynamic;

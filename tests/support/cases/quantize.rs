@@ -4,10 +4,19 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_SUM;
 use plateau_shaders::pack;
-use plateau_shaders::quantize::{flatten_quantize, gram, gram_f32, gram_i8, quantize_dynamic};
+use plateau_shaders::quantize::{
+    flatten_quantize, gram, gram_cross, gram_f32, gram_i8, quantize_dynamic,
+};
 
 pub fn cases() -> Vec<Case> {
-    [dynamic(), flatten(), gram_float(), gram_int()].concat()
+    [
+        dynamic(),
+        flatten(),
+        gram_float(),
+        gram_int(),
+        gram_between(),
+    ]
+    .concat()
 }
 
 fn dynamic() -> Vec<Case> {
@@ -184,7 +193,7 @@ fn gram_float() -> Vec<Case> {
     let shapes = [(1, 1), (3, 5), (16, 64), (17, 65), (33, 63), (100, 130)];
     let case = |(rows, features): (u32, u32)| {
         let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
-        let params = gram::Params { rows, features };
+        let params = gram::Params::square(rows, features);
         let x = rng.outliers(rows as usize, features as usize, 2.0);
         let before = rng.floats((features * features) as usize, 1.0);
         Case::new(
@@ -204,7 +213,7 @@ fn gram_int() -> Vec<Case> {
     let shapes = [(1, 4), (3, 8), (16, 64), (17, 96), (33, 128), (100, 160)];
     let case = |(rows, features): (u32, u32), extremes: bool| {
         let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
-        let params = gram::Params { rows, features };
+        let params = gram::Params::square(rows, features);
         let values: Vec<i8> = (0..rows * features)
             .map(|_| {
                 if extremes {
@@ -232,4 +241,38 @@ fn gram_int() -> Vec<Case> {
     let any = shapes.map(|shape| case(shape, false));
     let extremes = shapes.map(|shape| case(shape, true));
     [any, extremes].concat()
+}
+
+fn gram_between() -> Vec<Case> {
+    let shapes = [
+        (1, 4, 1),
+        (3, 8, 5),
+        (17, 96, 33),
+        (16, 64, 130),
+        (100, 160, 64),
+    ];
+    let case = |(rows, features, columns): (u32, u32, u32)| {
+        let mut rng = Rng::new(u64::from(features) * 1000 + u64::from(rows));
+        let params = gram::Params {
+            rows,
+            features,
+            columns,
+        };
+        let integers: Vec<i8> = (0..rows * features)
+            .map(|_| (rng.below(255) as i32 - 127) as i8)
+            .collect();
+        let x = rng.outliers(rows as usize, columns as usize, 2.0);
+        let before = rng.floats((features * columns) as usize, 1.0);
+        Case::new(
+            &gram_cross::KERNEL,
+            format!("rows={rows} features={features} columns={columns} outliers"),
+            params,
+            gram::grid(&params),
+        )
+        .input(&bytemuck::pod_collect_to_vec::<i8, u32>(&integers))
+        .input(&x)
+        .output(&before, Check::Close(FLOAT_SUM))
+        .ops(u64::from(rows * features * columns))
+    };
+    shapes.map(case).to_vec()
 }
