@@ -167,3 +167,32 @@ fn samples_are_windows_of_the_text_that_do_not_overlap() {
     assert!(Samples::new(&ids, Some(1), 1, 5, 0).is_none());
     assert!(Samples::new(&ids, None, 16, 0, 0).is_none());
 }
+
+#[test]
+fn a_tail_has_the_largest_values_whatever_the_batches() {
+    let mut rng = Rng::new(63);
+    let (rows, channels) = (1000, 19);
+    let x = rng.outliers(rows, channels, 1.0);
+    let whole = stats(&x, channels);
+    let mut batches = ActivationStats::new(channels);
+    for (at, batch) in x.chunks(37 * channels).enumerate() {
+        batches.add(batch, at * 37, 10);
+    }
+    batches.finish();
+    assert_eq!(batches.absmax, whole.absmax);
+    assert_eq!(batches.rows, rows);
+    assert_eq!(batches.tail, whole.tail);
+    for (j, tail) in whole.tail.iter().enumerate() {
+        let mut column: Vec<f32> = x
+            .iter()
+            .skip(j)
+            .step_by(channels)
+            .map(|x| x.abs())
+            .collect();
+        let every_tenth: Vec<f32> = column.iter().step_by(10).copied().collect();
+        assert_eq!(batches.sample[j], every_tenth);
+        column.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!(*tail, column[..tail.len()]);
+        assert_eq!(tail.len(), 64);
+    }
+}

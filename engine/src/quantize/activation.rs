@@ -30,6 +30,8 @@ pub struct ActivationStats {
 
 /// Values of a channel's tail.
 const TAIL: usize = 64;
+/// Channels that are gone through together: a line of the cache of each row.
+const COLUMNS: usize = 16;
 
 impl ActivationStats {
     pub fn new(channels: usize) -> Self {
@@ -46,27 +48,35 @@ impl ActivationStats {
     pub fn add(&mut self, rows: &[f32], first: usize, keep: usize) {
         let channels = self.absmax.len();
         self.rows += rows.len() / channels;
-        let columns = self
+        let blocks = self
             .absmax
-            .par_iter_mut()
-            .zip(&mut self.mean_square)
-            .zip(&mut self.sample)
-            .zip(&mut self.tail)
+            .par_chunks_mut(COLUMNS)
+            .zip(self.mean_square.par_chunks_mut(COLUMNS))
+            .zip(self.sample.par_chunks_mut(COLUMNS))
+            .zip(self.tail.par_chunks_mut(COLUMNS))
             .enumerate();
-        columns.for_each(|(j, (((absmax, squares), sample), tail))| {
+        blocks.for_each(|(block, (((absmax, squares), sample), tail))| {
+            let columns = block * COLUMNS..block * COLUMNS + absmax.len();
             for (row, values) in rows.chunks_exact(channels).enumerate() {
-                let value = values[j].abs();
-                *absmax = absmax.max(value);
-                *squares += f64::from(value) * f64::from(value);
-                if (first + row).is_multiple_of(keep) {
-                    sample.push(value);
-                }
-                tail.push(value);
-                if tail.len() == 4 * TAIL {
-                    shorten(tail);
+                let sampled = (first + row).is_multiple_of(keep);
+                for (j, value) in values[columns.clone()].iter().enumerate() {
+                    let value = value.abs();
+                    absmax[j] = absmax[j].max(value);
+                    squares[j] += f64::from(value) * f64::from(value);
+                    if sampled {
+                        sample[j].push(value);
+                    }
+                    let tail = &mut tail[j];
+                    // The first TAIL are in order, and what counts is larger than the last of them.
+                    if tail.len() < TAIL || value > tail[TAIL - 1] {
+                        tail.push(value);
+                        if tail.len() == TAIL || tail.len() == 4 * TAIL {
+                            shorten(tail);
+                        }
+                    }
                 }
             }
-            shorten(tail);
+            tail.iter_mut().for_each(shorten);
         });
     }
 

@@ -12,7 +12,7 @@ use super::bit_width::{
 };
 use super::calibrate::{LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS};
 use super::flatten::FlatMap;
-use super::gptq::Factor;
+use super::gptq::{Factor, GptqConfig};
 use super::grid::{ClipSearch, Grid, GridConfig};
 use super::layer::{HostLayer, Producer};
 use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
@@ -36,7 +36,7 @@ use std::sync::Arc;
 /// Rows of a group's input that are kept for searches.
 const SAMPLE_ROWS: usize = 4096;
 /// Source channels whose extra channels share words.
-const TILE: usize = 64;
+const TILE: usize = 256;
 /// Bytes in memory at a time of a tensor that is copied.
 const COPY_BYTES: u64 = 1 << 24;
 
@@ -101,7 +101,8 @@ struct Candidate {
     input: StaticChoice,
     /// Of each linear: expected square of the outputs' error over that of the outputs.
     errors: Vec<f64>,
-    /// KL divergence of the quantized values from the float ones: of the input, and of each linear's weights.
+    /// KL divergence of the quantized values from the float ones: of the input, and of each linear's weights. Measured where
+    /// bits are chosen by it.
     input_divergence: f64,
     weight_divergences: Vec<f64>,
 }
@@ -531,6 +532,7 @@ fn candidate(
     let mut stats = stats.clone();
     stats.rescale(scales);
     let channels = scales.len();
+    let by_divergence = matches!(recipe.bits, BitPolicy::DivergenceLimit(_));
     let config = GridConfig {
         bits: choice.weights,
         granularity: recipe.weight_scale,
@@ -558,8 +560,13 @@ fn candidate(
                 weight_error += error * error * square;
             }
         }
-        let largest = pack::absmax(&scaled);
-        let found = divergence(largest, choice.weights, |histogram| histogram.add(&scaled));
+        let found = match by_divergence {
+            true => {
+                let largest = pack::absmax(&scaled);
+                divergence(largest, choice.weights, |histogram| histogram.add(&scaled))
+            }
+            false => 0.0,
+        };
         linears.push((energy, weight_error, found));
     }
     // Each linear counts by its relative error.
@@ -590,7 +597,8 @@ fn candidate(
     };
     let threshold = input.threshold;
     let input_divergence = divergence(threshold, choice.activations, |histogram| {
-        for (sample, parts) in stats.sample.iter().zip(&input.parts) {
+        let channels = stats.sample.iter().zip(&input.parts);
+        for (sample, parts) in channels.filter(|_| by_divergence) {
             for part in 0..*parts {
                 let before = part as f32 * threshold;
                 let values = sample.iter().map(|x| (x - before).clamp(0.0, threshold));
@@ -705,8 +713,8 @@ pub async fn write(
             weights.rescale(&group.group, &producer, &group.smoothing);
             rescale_prefix(&mut prefix_rows, &group.group, &group.smoothing);
         }
-        let quantized = match source.samples.filter(|_| recipe.gptq.is_some()) {
-            Some(samples) => {
+        let quantized = match source.samples.zip(recipe.gptq) {
+            Some((samples, gptq)) => {
                 let spec = |name: &str| plan.linear(name).spec();
                 let beside: Option<&dyn Fn(&str) -> LinearSpec> = match refits {
                     true => Some(&float),
@@ -725,6 +733,7 @@ pub async fn write(
                     plan,
                     &weights,
                     recipe,
+                    gptq,
                     &mut errors,
                 )
                 .await?;
@@ -781,6 +790,7 @@ async fn with_hessians(
     plan: &LayerPlan,
     weights: &HostLayer,
     recipe: &Recipe,
+    gptq: GptqConfig,
     errors: &mut Vec<(String, WeightError)>,
 ) -> Result<Vec<QuantizedLinear>, QuantizeError> {
     let mut all = Vec::new();
@@ -788,36 +798,40 @@ async fn with_hessians(
         let group = plan.group_of(&names[0]);
         let beside = (!exact.is_empty()).then_some((exact, group));
         let (hessian, cross) = stage.hessian(&label, hidden, beside).await?;
-        let importance = hessian.diagonal();
-        let factor = recipe
-            .gptq
-            .map(|gptq| Factor::new(&hessian, gptq))
-            .transpose()
-            .map_err(|source| QuantizeError::Gptq {
+        let factor_with = |config: GptqConfig| {
+            Factor::new(&hessian, config).map_err(|source| QuantizeError::Gptq {
                 linear: label.clone(),
                 source,
-            })?;
-        drop(hessian);
-        let mut quantized = Vec::new();
-        for linear in names.iter().map(|name| plan.linear(name)) {
-            let float_weights = weights.weight(&linear.shape.name);
-            let mut flat = linear.flat_weights(float_weights);
-            if let (Some(input), Some(factor), Some(cross)) = (&linear.input, &factor, &cross) {
+            })
+        };
+        let linears: Vec<&LinearPlan> = names.iter().map(|name| plan.linear(name)).collect();
+        let weights_of = |linear: &LinearPlan| weights.weight(&linear.shape.name);
+        let mut flats: Vec<Vec<f32>> = linears
+            .iter()
+            .map(|linear| linear.flat_weights(weights_of(linear)))
+            .collect();
+        if let Some(cross) = cross {
+            let factor = factor_with(refit::FACTOR)?;
+            for (linear, flat) in linears.iter().zip(&mut flats) {
                 let exact = refit::Exact {
                     inputs: &cross.inputs,
                     in_features: linear.shape.in_features as usize,
-                    w: float_weights,
+                    w: weights_of(linear),
                     debt: cross.debt.as_deref(),
                 };
-                refit::refit(&mut flat, &exact, input.scale, factor);
+                if let Some(input) = &linear.input {
+                    refit::refit(flat, &exact, input.scale, &factor);
+                }
             }
-            let (integers, error) = linear.quantize(
-                &flat,
-                weights.bias(&linear.shape),
-                &importance,
-                factor.as_ref(),
-                clip(recipe),
-            );
+        }
+        let factor = factor_with(gptq)?;
+        let importance = hessian.diagonal();
+        drop(hessian);
+        let mut quantized = Vec::new();
+        for (linear, flat) in linears.into_iter().zip(flats) {
+            let bias = weights.bias(&linear.shape);
+            let (integers, error) =
+                linear.quantize(&flat, bias, &importance, Some(&factor), clip(recipe));
             errors.push((linear.shape.name.clone(), error));
             quantized.push(integers);
         }

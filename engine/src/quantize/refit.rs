@@ -8,9 +8,14 @@
 //! and GPTQ then rounds V. Rounding of the inputs, what saturates and the errors of earlier layers are all in Z. D is a share of
 //! what the hidden states miss so far, for linears that add to them: they can give some of it back.
 
-use super::gptq::Factor;
+use super::gptq::{Factor, GptqConfig, Order};
 use rayon::prelude::*;
 
+/// What holds V near W': GPTQ needs far less, to have a factor at all.
+pub const FACTOR: GptqConfig = GptqConfig {
+    damping: 0.3,
+    order: Order::Natural,
+};
 /// Of what the hidden states miss, the share that a linear is asked to give back.
 const DEBT_SHARE: f64 = 0.5;
 /// Features whose sums are made together, so that a row of weights is read once for them.
