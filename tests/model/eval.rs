@@ -190,39 +190,42 @@ const ROWS: usize = 5;
 
 #[test]
 fn tasks_give_the_reference_likelihoods_and_predictions() {
-    pollster::block_on(async {
-        let Some(folder) = model::shared("models/demo-llama-16m") else {
-            return;
-        };
-        let reference = json(&folder.join("reference/tasks.json"));
-        let checkpoint = model::open(&folder).await;
-        let tokenizer = Tokenizer::load(&checkpoint.folder)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        let mut session = model::load(&checkpoint, Executor::twin(), &model::f32_options()).await;
-        for (task, file) in TASKS {
-            let Some(path) = model::shared(&format!("text/{file}")) else {
-                return;
-            };
-            let reference = &reference[task.folder()];
-            let all = reference["rows"].as_u64().expect("a count") as usize;
-            let rows = match std::env::var_os("PLATEAU_ALL_WINDOWS") {
-                Some(_) => all,
-                None => ROWS,
-            };
-            println!("{task}: {rows} of {all} rows");
-            let text = std::fs::read_to_string(&path).expect("was there");
-            let questions = task
-                .parse(file, &text, Some(rows))
-                .unwrap_or_else(|error| panic!("{error}"));
-            let limit = checkpoint.config.max_position_embeddings as usize;
-            let encoded = questions
-                .encode(&tokenizer, checkpoint.generation.bos_token_id, limit)
-                .unwrap_or_else(|error| panic!("{error}"));
-            let found = scored(&mut session, &encoded.requests).await;
-            check_task(&questions, &found, reference, rows);
+    for name in ["demo-llama-16m", "demo-opt-17m"] {
+        if let Some(folder) = model::shared(&format!("models/{name}")) {
+            pollster::block_on(check_tasks(&folder));
         }
-    });
+    }
+}
+
+async fn check_tasks(folder: &Path) {
+    let reference = json(&folder.join("reference/tasks.json"));
+    let checkpoint = model::open(folder).await;
+    let tokenizer = Tokenizer::load(&checkpoint.folder)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut session = model::load(&checkpoint, Executor::twin(), &model::f32_options()).await;
+    for (task, file) in TASKS {
+        let Some(path) = model::shared(&format!("text/{file}")) else {
+            continue;
+        };
+        let reference = &reference[task.folder()];
+        let all = reference["rows"].as_u64().expect("a count") as usize;
+        let rows = match std::env::var_os("PLATEAU_ALL_WINDOWS") {
+            Some(_) => all,
+            None => ROWS,
+        };
+        println!("{}: {task}: {rows} of {all} rows", folder.display());
+        let text = std::fs::read_to_string(&path).expect("was there");
+        let questions = task
+            .parse(file, &text, Some(rows))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let limit = checkpoint.config.max_position_embeddings as usize;
+        let encoded = questions
+            .encode(&tokenizer, checkpoint.generation.bos_token_id, limit)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let found = scored(&mut session, &encoded.requests).await;
+        check_task(&questions, &found, reference, rows);
+    }
 }
 
 fn check_task(questions: &Questions, found: &[Vec<Likelihood>], reference: &Value, rows: usize) {
