@@ -493,8 +493,8 @@ pub struct KnobArgs {
     /// The same where activations are INT8, for the MLP's second linear, whose input has the largest outliers
     #[arg(long, value_name = "SHARE", value_parser = not_negative)]
     pub added_down: Option<f32>,
-    /// All tensors take at most so many megabytes (of 1000000 bytes): weights of INT4 in groups, or INT8, by measured
-    /// sensitivity; activations INT8
+    /// All tensors take at most so many megabytes (of 1000000 bytes): weights of INT4 in groups, INT5, INT6 or INT8, by
+    /// measured sensitivity; activations INT8
     #[arg(long, value_name = "MB", value_parser = positive)]
     pub target_size: Option<f32>,
     /// Scales of the activations: found for each token, or static with a flatten map

@@ -8,7 +8,7 @@ use plateau::exec::Executor;
 use plateau::model::StepShape;
 use plateau::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau::session::{LoadOptions, Row, Session};
-use plateau::tensor::{Bits, Granularity, KvType};
+use plateau::tensor::{Bits, Granularity, KvType, WeightBits};
 use plateau_shaders::attention::paged_attention::FlatParams;
 use plateau_shaders::attention::tiles;
 use plateau_shaders::quantize::flatten_quantize;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const DEFAULT: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
+    weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
     activation_bits: Bits::Int8,

@@ -8,7 +8,7 @@ use plateau::checkpoint::{
 use plateau::exec::Executor;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
-use plateau::tensor::{Bits, Granularity, KvType};
+use plateau::tensor::{Bits, Granularity, KvType, WeightBits};
 use plateau_shaders::PAGE_SIZE;
 use plateau_tests::{Rng, device, model};
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const W8: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
+    weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
     activation_bits: Bits::Int8,

@@ -9,7 +9,7 @@ use plateau::quantize::pipeline::{LayerPlan, all_tensors, decide};
 use plateau::quantize::recipe::{BitPolicy, RECIPES};
 use plateau::quantize::report::totals;
 use plateau::quantize::{QuantizeError, Recipe, Source, quantize};
-use plateau::tensor::Bits;
+use plateau::tensor::{Bits, WeightBits};
 use plateau_tests::tolerance::{
     FLOAT_FEW_ULP, QUANTIZED_HEAD, QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8,
     Tolerance,
@@ -122,7 +122,7 @@ fn every_recipe_quantizes_every_family() {
             match recipe(name).bits {
                 BitPolicy::Int4Share(share) => assert!(int4_share >= share, "{what}: {int4_share}"),
                 BitPolicy::All {
-                    weights: Bits::Int4,
+                    weights: WeightBits::Int4,
                     activations: Bits::Int4,
                 } => assert_eq!(int4_share, 1.0),
                 _ => assert_eq!(int4_share, 0.0, "{what}"),

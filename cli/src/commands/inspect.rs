@@ -1,10 +1,12 @@
 //! `plateau inspect`: what is in a model.
 
 use crate::args::Inspect;
-use crate::console::{bytes, count, print, print_json};
+use crate::console::{bytes, print, print_json};
 use crate::load;
 use anyhow::Result;
-use plateau::checkpoint::{ActivationScale, Checkpoint, LinearFormat, ModelConfig};
+use plateau::checkpoint::{
+    ActivationScale, Checkpoint, LinearFormat, ModelConfig, QuantizationConfig,
+};
 use plateau::session::{LoadOptions, memory_needed};
 use plateau::tensor::Granularity;
 use serde::Serialize;
@@ -46,6 +48,8 @@ struct Quantization<'a> {
     recipe: &'a str,
     default: Format,
     overrides: BTreeMap<&'a str, Format>,
+    /// Linears of each format, by its label.
+    linears: BTreeMap<String, usize>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +121,7 @@ fn describe<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Mod
                     .iter()
                     .map(|(name, of)| (name.as_str(), format(of)))
                     .collect(),
+                linears: formats(&checkpoint.config, quantization),
             }),
         memory: Memory {
             context_size: load::context_size(&checkpoint.config, options),
@@ -144,6 +149,15 @@ fn config(config: &ModelConfig) -> Config {
         sliding_window: config.windows.iter().copied().flatten().min(),
         tie_word_embeddings: config.tie_word_embeddings,
     }
+}
+
+fn formats(config: &ModelConfig, quantization: &QuantizationConfig) -> BTreeMap<String, usize> {
+    let mut formats = BTreeMap::new();
+    for linear in config.linears() {
+        let label = load::linear_format_label(&quantization.format(&linear.name));
+        *formats.entry(label).or_insert(0) += 1;
+    }
+    formats
 }
 
 fn format(format: &LinearFormat) -> Format {
@@ -177,9 +191,13 @@ fn text(model: &Model) -> String {
     let quantization = model.quantization.as_ref().map_or_else(
         || format!("{} (as loaded; the file is a float model)", model.format),
         |quantization| {
-            let others = match quantization.overrides.len() {
-                0 => String::new(),
-                others => format!(", {} in other formats", count(others, "linear")),
+            let counts = quantization.linears.iter();
+            let counts: Vec<String> = counts
+                .map(|(label, linears)| format!("{linears} in {label}"))
+                .collect();
+            let others = match counts.len() {
+                0 | 1 => String::new(),
+                _ => format!(", {}", counts.join(", ")),
             };
             format!(
                 "{} ({}), {} weight scales, {} activation scales{others}",

@@ -8,9 +8,10 @@ use crate::checkpoint::{
 };
 use crate::model::LinearSpec;
 use crate::ops::{Input, StaticInput, WeightFormat};
-use crate::tensor::{Bits, Granularity};
+use crate::tensor::{Bits, Granularity, WeightBits};
 use plateau_shaders::pack;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A static scale with its map, which linears that share an input may share.
@@ -54,7 +55,7 @@ impl LinearPlan {
         let bits = self.format.activation_bits;
         LinearSpec {
             format: WeightFormat::Int {
-                bits: self.format.weight_bits,
+                bits: self.format.weight_bits.on_device(),
                 group_size: self.format.group_size,
             },
             input: match (&self.input, self.format.activation_scale) {
@@ -83,18 +84,14 @@ impl LinearPlan {
             dtype,
             shape: shape.iter().copied().map(u64::from).collect(),
         };
-        let mut tensors = vec![
-            tensor(
-                "qweight",
-                Dtype::U32,
-                &[*out_features, self.format.row_words(flat)],
-            ),
-            tensor(
-                "scales",
-                Dtype::F32,
-                &[self.format.num_scales(*out_features)],
-            ),
-        ];
+        let words = self.format.row_words(flat);
+        let mut tensors = vec![tensor("qweight", Dtype::U32, &[*out_features, words])];
+        if self.format.weight_bits.high_bits() > 0 {
+            let words = self.format.high_row_words(flat);
+            tensors.push(tensor("qweight_high", Dtype::U32, &[*out_features, words]));
+        }
+        let scales = self.format.num_scales(*out_features);
+        tensors.push(tensor("scales", Dtype::F32, &[scales]));
         if self.format.group_size > 0 {
             let words = self.format.multiplier_words(flat);
             tensors.push(tensor("multipliers", Dtype::U32, &[*out_features, words]));
@@ -121,7 +118,9 @@ impl LinearPlan {
         weights: &QuantizedLinear,
     ) -> Result<(), WriteError> {
         let name = |suffix: &str| format!("{}.{suffix}", self.shape.name);
-        writer.append_words(&name("qweight"), &weights.words)?;
+        let (words, high) = self.stored_words(weights);
+        writer.append_words(&name("qweight"), &words)?;
+        writer.append_words(&name("qweight_high"), &high)?;
         writer.append_f32(&name("scales"), &weights.scales)?;
         writer.append_words(&name("multipliers"), &weights.multipliers)?;
         writer.append_f32(&name("bias"), &weights.bias)?;
@@ -131,6 +130,24 @@ impl LinearPlan {
             writer.append_words(&name("flatten_index"), input.map.index())?;
         }
         Ok(())
+    }
+
+    /// The integers as the checkpoint has them: those of INT5 and INT6 in two planes.
+    fn stored_words<'a>(&self, weights: &'a QuantizedLinear) -> (Cow<'a, [u32]>, Vec<u32>) {
+        let high_bits = self.format.weight_bits.high_bits() as usize;
+        if high_bits == 0 {
+            return (Cow::Borrowed(&weights.words), Vec::new());
+        }
+        let features = self.flat_features() as usize;
+        let mut row = vec![0; features];
+        let (mut nibbles, mut high) = (Vec::new(), Vec::new());
+        for words in weights.words.chunks_exact(pack::i8_row_words(features)) {
+            pack::unpack_i8(words, &mut row);
+            let planes = pack::pack_planes(&row, high_bits);
+            nibbles.extend(planes.0);
+            high.extend(planes.1);
+        }
+        (Cow::Owned(nibbles), high)
     }
 
     /// The columns of `weights` [out, in] on the flat channels: [out, flat].
@@ -178,7 +195,7 @@ impl LinearPlan {
             }
         };
         let rows = q.par_chunks_exact(features);
-        let words = match self.format.weight_bits {
+        let words = match self.format.weight_bits.on_device() {
             Bits::Int8 => rows.flat_map_iter(pack::pack_i8).collect(),
             Bits::Int4 => rows.flat_map_iter(pack::pack_i4).collect(),
         };
@@ -203,9 +220,10 @@ impl LinearPlan {
     fn round(&self, flat: &[f32], bias: &[f32]) -> QuantizedLinear {
         let format = self.format;
         let group_size = format.group_size as usize;
+        let q_max = format.weight_bits.q_max() as i32;
         let scale_of = |absmax: f32| match format.weight_bits {
-            Bits::Int8 => pack::scale_i8(absmax),
-            Bits::Int4 => pack::scale_i4(absmax, group_size),
+            WeightBits::Int4 => pack::scale_i4(absmax, group_size),
+            _ => pack::scale_of(absmax, q_max),
         };
         let tensor_scale = match format.weight_scale {
             Granularity::PerTensor => Some(scale_of(pack::absmax(flat))),
@@ -216,8 +234,11 @@ impl LinearPlan {
             .map(|row| {
                 let scale = tensor_scale.unwrap_or_else(|| scale_of(pack::absmax(row)));
                 let (words, multipliers) = match format.weight_bits {
-                    Bits::Int8 => (pack::quantize_row_i8_with_scale(row, scale), Vec::new()),
-                    Bits::Int4 => pack::quantize_row_i4_with_scale(row, group_size, scale),
+                    WeightBits::Int4 => pack::quantize_row_i4_with_scale(row, group_size, scale),
+                    _ => {
+                        let integers = pack::round_to_steps(row, scale, q_max);
+                        (pack::pack_i8(&integers), Vec::new())
+                    }
                 };
                 (scale, words, multipliers)
             })
@@ -250,7 +271,7 @@ pub struct WeightError {
     pub damping: f64,
 }
 
-/// The integers of a linear, in the checkpoint's layout.
+/// The integers of a linear, in the device's layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedLinear {
     pub words: Vec<u32>,
@@ -270,12 +291,3 @@ impl QuantizedLinear {
         }
     }
 }
-
-/// The embedding and the head: INT8 with a scale for each row.
-pub const TABLE_FORMAT: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
-    weight_scale: Granularity::PerChannel,
-    group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
-};

@@ -15,7 +15,7 @@ use super::flatten::FlatMap;
 use super::gptq::{Factor, GptqConfig};
 use super::grid::{ClipSearch, Grid, GridConfig};
 use super::layer::{HostLayer, Producer};
-use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
+use super::linear::{FlatInput, LinearPlan, QuantizedLinear, WeightError};
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
 use super::refit;
@@ -23,7 +23,8 @@ use super::sensitivity::Streams;
 use super::smooth::{balancing_scales, bound_rows, smoothing_scales};
 use crate::checkpoint::{
     ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
-    LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,
+    LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, TABLE_FORMAT,
+    copy_beside,
 };
 use crate::exec::Executor;
 use crate::model::{LinearSpec, Part};
@@ -472,8 +473,8 @@ fn choose(
             let candidates: Vec<Vec<SizedCandidate>> = linears.iter().map(sized).collect();
             let rest = all_tensors(checkpoint, recipe, &[])?;
             let rest = rest.iter().map(NewTensor::bytes).sum::<u64>();
-            // A header names each of the tensors: a linear has up to seven.
-            let headers = HEADER_BYTES * (7 * linears.len() + 2 * layers.len() + 16) as u64;
+            // A header names each of the tensors: a linear has up to eight.
+            let headers = HEADER_BYTES * (8 * linears.len() + 2 * layers.len() + 16) as u64;
             let rest = rest + headers;
             choose_within(&candidates, budget.saturating_sub(rest))
                 .map_err(|source| QuantizeError::OverBudget { rest, source })
@@ -563,7 +564,8 @@ fn candidate(
         let found = match by_divergence {
             true => {
                 let largest = pack::absmax(&scaled);
-                divergence(largest, choice.weights, |histogram| histogram.add(&scaled))
+                let q_max = choice.weights.q_max();
+                divergence(largest, q_max, |histogram| histogram.add(&scaled))
             }
             false => 0.0,
         };
@@ -596,7 +598,7 @@ fn candidate(
         Activations::Dynamic => StaticChoice::exact(channels),
     };
     let threshold = input.threshold;
-    let input_divergence = divergence(threshold, choice.activations, |histogram| {
+    let input_divergence = divergence(threshold, choice.activations.q_max(), |histogram| {
         let channels = stats.sample.iter().zip(&input.parts);
         for (sample, parts) in channels.filter(|_| by_divergence) {
             for part in 0..*parts {
@@ -620,13 +622,13 @@ fn candidate(
 }
 
 /// The KL divergence between what `fill` counts, up to `bound`, and the same in steps that reach it.
-fn divergence(bound: f32, bits: Bits, fill: impl FnOnce(&mut Histogram)) -> f64 {
+fn divergence(bound: f32, q_max: u32, fill: impl FnOnce(&mut Histogram)) -> f64 {
     if bound == 0.0 {
         return 0.0;
     }
     let mut histogram = Histogram::new(bound, Histogram::DEFAULT_BINS);
     fill(&mut histogram);
-    histogram.divergence(bound / bits.q_max() as f32, bits)
+    histogram.divergence(bound / q_max as f32, q_max)
 }
 
 /// The linears of a group, each as its chosen candidate stores it.

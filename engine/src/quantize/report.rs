@@ -2,7 +2,7 @@
 
 use super::linear::{LinearPlan, WeightError};
 use super::pipeline::LayerPlan;
-use crate::tensor::Bits;
+use crate::tensor::{Bits, WeightBits};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -144,7 +144,7 @@ pub fn totals(plan: &[LayerPlan]) -> (f64, f64, f64) {
     let macs = sum(&LinearPlan::macs).max(1.0);
     let int4 = sum(&|linear| {
         let format = linear.format;
-        let both = format.weight_bits == Bits::Int4 && format.activation_bits == Bits::Int4;
+        let both = format.weight_bits == WeightBits::Int4 && format.activation_bits == Bits::Int4;
         if both { linear.macs() } else { 0 }
     });
     let channels = sum(&|linear| linear.shape.in_features.into()).max(1.0);

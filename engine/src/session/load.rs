@@ -2,7 +2,7 @@
 
 use super::{Session, SessionError};
 use crate::Error;
-use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
+use crate::checkpoint::{ActivationScale, Checkpoint, LinearFormat, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
@@ -223,7 +223,7 @@ fn declare(
             let format = quantization.format(name);
             LinearSpec {
                 format: WeightFormat::Int {
-                    bits: format.weight_bits,
+                    bits: format.weight_bits.on_device(),
                     group_size: format.group_size,
                 },
                 input: match statics.get(name) {
@@ -599,40 +599,21 @@ impl Loader<'_> {
         let (name, rows) = (&segment.source.name, segment.rows.len());
         let row_words = format.row_words(stored_features) as usize;
         let first = segment.rows.start as u64;
-        match self.source {
-            WeightSource::Random => Ok(random_rows(
-                format,
-                rows,
-                row_words,
-                in_features,
-                stored_features,
-            )),
-            WeightSource::Checkpoint(checkpoint) if is_quantized(checkpoint, format) => {
-                let words = checkpoint
-                    .read_u32(
-                        &format!("{name}.qweight"),
-                        first * row_words as u64,
-                        rows * row_words,
-                    )
-                    .await?;
-                let scales = scales(checkpoint, name, segment).await?;
-                let per_row = format.multiplier_words(stored_features) as usize;
-                let multipliers = match per_row {
-                    0 => Vec::new(),
-                    _ => {
-                        let name = format!("{name}.multipliers");
-                        checkpoint
-                            .read_u32(&name, first * per_row as u64, rows * per_row)
-                            .await?
-                    }
-                };
-                Ok(Packed {
-                    words,
-                    scales,
-                    multipliers,
-                })
+        let checkpoint = match self.source {
+            WeightSource::Checkpoint(checkpoint) => checkpoint,
+            WeightSource::Random => {
+                return Ok(random_rows(
+                    format,
+                    rows,
+                    row_words,
+                    in_features,
+                    stored_features,
+                ));
             }
-            WeightSource::Checkpoint(checkpoint) => {
+        };
+        match checkpoint.stored_format(name) {
+            Some(stored) => read_quantized(checkpoint, segment, stored, stored_features).await,
+            None => {
                 let scale = tensor_scales.map(|scales| {
                     let index = sources.iter().position(|s| s.name == *name);
                     scales[index.expect("a segment's source is one of the sources")]
@@ -651,9 +632,35 @@ impl Loader<'_> {
     }
 }
 
-/// Whether the checkpoint has a weight in the device's integer `format`; what the device keeps float is float there too.
-fn is_quantized(checkpoint: &Checkpoint, format: WeightFormat) -> bool {
-    checkpoint.quantization.is_some() && matches!(format, WeightFormat::Int { .. })
+/// Rows of a quantized tensor, `stored` so.
+async fn read_quantized(
+    checkpoint: &Checkpoint,
+    segment: &Segment<'_>,
+    stored: LinearFormat,
+    stored_features: u32,
+) -> Result<Packed, LoadError> {
+    let name = &segment.source.name;
+    let rows = segment.rows.clone();
+    let words = checkpoint
+        .read_weight(name, stored, stored_features, rows.clone())
+        .await?;
+    let scales = scales(checkpoint, name, segment).await?;
+    let per_row = stored.multiplier_words(stored_features) as usize;
+    let multipliers = match per_row {
+        0 => Vec::new(),
+        _ => {
+            let name = format!("{name}.multipliers");
+            let first = (rows.start * per_row) as u64;
+            checkpoint
+                .read_u32(&name, first, rows.len() * per_row)
+                .await?
+        }
+    };
+    Ok(Packed {
+        words,
+        scales,
+        multipliers,
+    })
 }
 
 /// The scales of rows of a quantized tensor: one each, or the tensor's for all.
