@@ -497,7 +497,8 @@ pub struct KnobArgs {
     /// measured sensitivity; activations INT8
     #[arg(long, value_name = "MB", value_parser = positive)]
     pub target_size: Option<f32>,
-    /// Scales of the activations: found for each token, or static with a flatten map
+    /// Scales of the activations: found for each token, or static with a flatten map; float: none, the weights are
+    /// dequantized to f32 at load
     #[arg(long, value_name = "HOW", value_parser = activations())]
     pub activations: Option<Activations>,
     /// Share of the linears' work in INT4 by INT4, for recipes that mix
@@ -574,8 +575,9 @@ fn parts() -> impl TypedValueParser<Value = Parts> {
 }
 
 fn activations() -> impl TypedValueParser<Value = Activations> {
-    PossibleValuesParser::new(["dynamic", "static"]).map(|name| match name.as_str() {
+    PossibleValuesParser::new(["dynamic", "static", "float"]).map(|name| match name.as_str() {
         "static" => Activations::Static,
+        "float" => Activations::Float,
         _ => Activations::Dynamic,
     })
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig, QuantizationConfig};
 use plateau::exec::{self, DeviceChoice, Opened};
 use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
-use plateau::tensor::{Granularity, KvType, Quant};
+use plateau::tensor::{Bits, Granularity, KvType, Quant};
 use plateau::tokenizer::Tokenizer;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -144,13 +144,10 @@ pub fn check_ids(ids: &[u32], config: &ModelConfig) -> Result<()> {
     }
 }
 
-/// `w4a8`, with the group size where there are groups.
+/// `w4a8`, with the group size where there are groups. Float activations are `a16`, as methods that have them are called.
 pub fn linear_format_label(format: &LinearFormat) -> String {
-    let mut label = format!(
-        "w{}a{}",
-        format.weight_bits.count(),
-        format.activation_bits.count()
-    );
+    let activation_bits = format.activations.bits().map_or(16, Bits::count);
+    let mut label = format!("w{}a{activation_bits}", format.weight_bits.count());
     if format.group_size > 0 {
         label.push_str(&format!("g{}", format.group_size));
     }
@@ -222,7 +219,8 @@ pub fn parameters(config: &ModelConfig) -> u64 {
 mod tests {
     use super::*;
     use crate::shape;
-    use plateau::tensor::{Bits, WeightBits};
+    use plateau::checkpoint::ActivationFormat;
+    use plateau::tensor::WeightBits;
 
     fn format() -> FormatArgs {
         FormatArgs {
@@ -281,9 +279,13 @@ mod tests {
             weight_bits: WeightBits::Int4,
             weight_scale: Granularity::PerChannel,
             group_size: 64,
-            activation_bits: Bits::Int8,
-            activation_scale: plateau::checkpoint::ActivationScale::Dynamic,
+            activations: ActivationFormat::Dynamic(Bits::Int8),
         };
+        let float = LinearFormat {
+            activations: ActivationFormat::Float,
+            ..format
+        };
+        assert_eq!(linear_format_label(&float), "w4a16g64");
         assert_eq!(linear_format_label(&format), "w4a8g64");
         assert_eq!(
             linear_format_label(&LinearFormat {

@@ -4,7 +4,7 @@ use crate::files::{
     HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write,
 };
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, KvPrefix, LinearFormat,
+    ActivationFormat, Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, KvPrefix, LinearFormat,
     LoadError, LoadErrorKind, QuantizationConfig, check_flatten_map,
 };
 use plateau::exec::Executor;
@@ -20,8 +20,7 @@ const W4: LinearFormat = LinearFormat {
     weight_bits: WeightBits::Int4,
     weight_scale: Granularity::PerChannel,
     group_size: 32,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 fn formats() -> Vec<LinearFormat> {
@@ -481,7 +480,7 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
     .expect_err("quantized");
     assert_message(&twice, &["quantized already", ROUNDED]);
     let fixed = LinearFormat {
-        activation_scale: ActivationScale::Static,
+        activations: ActivationFormat::Static(Bits::Int8),
         ..W4
     };
     let uncalibrated = block_on(round_to_nearest(
@@ -536,12 +535,18 @@ fn a_config_is_read_as_it_was_written() {
         weight_bits: WeightBits::Int8,
         weight_scale: Granularity::PerTensor,
         group_size: 0,
-        activation_bits: Bits::Int4,
-        activation_scale: ActivationScale::Static,
+        activations: ActivationFormat::Static(Bits::Int4),
     };
     config
         .overrides
         .insert("model.layers.0.mlp.down_proj".to_owned(), other);
+    let float = LinearFormat {
+        activations: ActivationFormat::Float,
+        ..W4
+    };
+    config
+        .overrides
+        .insert("model.layers.0.mlp.up_proj".to_owned(), float);
     config.kv_prefix = Some(KvPrefix { tokens: vec![1, 4] });
     assert_eq!(
         parse(config.to_json()).expect("valid"),
@@ -549,6 +554,16 @@ fn a_config_is_read_as_it_was_written() {
     );
     assert_eq!(config.format("model.layers.0.mlp.down_proj"), other);
     assert_eq!(config.format("model.layers.1.mlp.down_proj"), W4);
+    assert_eq!(
+        config.to_json()["overrides"]["model.layers.0.mlp.up_proj"]["activation_bits"],
+        Value::Null
+    );
+    let mut absent = config.to_json();
+    let up = &mut absent["overrides"]["model.layers.0.mlp.up_proj"];
+    up.as_object_mut()
+        .expect("an object")
+        .remove("activation_bits");
+    assert_eq!(parse(absent).expect("valid"), Some(config.clone()));
     assert_eq!(parse(Value::Null).expect("valid"), None);
     let mut older = config.to_json();
     older["version"] = 1.into();
@@ -658,6 +673,25 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         "/default/activation_scale",
         json!(null),
         &["default.activation_scale", "found nothing"],
+    );
+    refused(
+        "/default/activation_scale",
+        json!("group"),
+        &[
+            "default.activation_scale",
+            "found 'group'",
+            "'dynamic', 'static' or 'float'",
+        ],
+    );
+    refused(
+        "/default/activation_scale",
+        json!("float"),
+        &["default.activation_bits", "found 8", "null"],
+    );
+    refused(
+        "/default/activation_bits",
+        json!(null),
+        &["default.activation_bits", "found nothing"],
     );
     refused(
         "/overrides",
@@ -1072,7 +1106,7 @@ fn static_activations_are_read_with_their_map() {
             },
         );
         let fixed = LinearFormat {
-            activation_scale: ActivationScale::Static,
+            activations: ActivationFormat::Static(Bits::Int8),
             ..quantization.default
         };
         quantization.overrides.insert(name.to_owned(), fixed);

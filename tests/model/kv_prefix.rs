@@ -2,7 +2,7 @@
 
 use super::flattened::{self, Style};
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
+    ActivationFormat, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
     LinearFormat, NewTensor,
 };
 use plateau::exec::Executor;
@@ -19,8 +19,7 @@ const W8: LinearFormat = LinearFormat {
     weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 /// A golden, rounded.

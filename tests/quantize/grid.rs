@@ -1,7 +1,7 @@
 //! Grids and the search for their scales.
 
 use crate::oracle;
-use plateau::checkpoint::{ActivationScale, LinearFormat, LinearShape};
+use plateau::checkpoint::{ActivationFormat, LinearFormat, LinearShape};
 use plateau::quantize::grid::{ClipSearch, Grid, GridConfig};
 use plateau::quantize::linear::LinearPlan;
 use plateau::tensor::{Bits, Granularity, WeightBits};
@@ -177,8 +177,7 @@ fn a_plan_that_clips_rounds_with_less_error() {
             weight_bits: WeightBits::Int4,
             weight_scale: Granularity::PerChannel,
             group_size: 0,
-            activation_bits: Bits::Int8,
-            activation_scale: ActivationScale::Dynamic,
+            activations: ActivationFormat::Dynamic(Bits::Int8),
         },
         input: None,
     };

@@ -1,11 +1,11 @@
 //! Models for tests: the goldens of this repository, the built-in model, and larger ones that may lie beside it.
 
-use plateau::checkpoint::{ActivationScale, Checkpoint, Folder, LinearFormat};
+use plateau::checkpoint::{ActivationFormat, Checkpoint, Folder, LinearFormat};
 use plateau::exec::Executor;
 use plateau::quantize::recipe::{Activations, BitPolicy};
 use plateau::quantize::{Progress, QuantizeError, Recipe, Source, quantize};
 use plateau::session::{LoadOptions, Session};
-use plateau::tensor::{KvType, Quant, WeightBits};
+use plateau::tensor::{Bits, KvType, Quant, WeightBits};
 use std::path::{Path, PathBuf};
 
 /// The folders of tests/golden that hold a model.
@@ -115,13 +115,14 @@ pub async fn round_to_nearest(
     let plain = Recipe::named("rtn-w8a8-dynamic").expect("a recipe");
     let recipe = Recipe {
         name: ROUNDED.to_owned(),
-        activations: match format.activation_scale {
-            ActivationScale::Dynamic => Activations::Dynamic,
-            ActivationScale::Static => Activations::Static,
+        activations: match format.activations {
+            ActivationFormat::Float => Activations::Float,
+            ActivationFormat::Dynamic(_) => Activations::Dynamic,
+            ActivationFormat::Static(_) => Activations::Static,
         },
         bits: BitPolicy::All {
             weights: format.weight_bits,
-            activations: format.activation_bits,
+            activations: format.activations.bits().unwrap_or(Bits::Int8),
         },
         weight_scale: format.weight_scale,
         group_size: format.group_size,

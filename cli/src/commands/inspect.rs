@@ -4,11 +4,9 @@ use crate::args::Inspect;
 use crate::console::{bytes, print, print_json};
 use crate::load;
 use anyhow::Result;
-use plateau::checkpoint::{
-    ActivationScale, Checkpoint, LinearFormat, ModelConfig, QuantizationConfig,
-};
+use plateau::checkpoint::{Checkpoint, LinearFormat, ModelConfig, QuantizationConfig};
 use plateau::session::{LoadOptions, memory_needed};
-use plateau::tensor::Granularity;
+use plateau::tensor::{Bits, Granularity};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -57,7 +55,7 @@ struct Format {
     weight_bits: u32,
     weight_scale: &'static str,
     group_size: u32,
-    activation_bits: u32,
+    activation_bits: Option<u32>,
     activation_scale: &'static str,
 }
 
@@ -168,11 +166,8 @@ fn format(format: &LinearFormat) -> Format {
             Granularity::PerTensor => "per_tensor",
         },
         group_size: format.group_size,
-        activation_bits: format.activation_bits.count(),
-        activation_scale: match format.activation_scale {
-            ActivationScale::Dynamic => "dynamic",
-            ActivationScale::Static => "static",
-        },
+        activation_bits: format.activations.bits().map(Bits::count),
+        activation_scale: format.activations.name(),
     }
 }
 
@@ -191,6 +186,10 @@ fn text(model: &Model) -> String {
     let quantization = model.quantization.as_ref().map_or_else(
         || format!("{} (as loaded; the file is a float model)", model.format),
         |quantization| {
+            let activations = match quantization.default.activation_scale {
+                "float" => "float activations".to_owned(),
+                scale => format!("{scale} activation scales"),
+            };
             let counts = quantization.linears.iter();
             let counts: Vec<String> = counts
                 .map(|(label, linears)| format!("{linears} in {label}"))
@@ -200,11 +199,8 @@ fn text(model: &Model) -> String {
                 _ => format!(", {}", counts.join(", ")),
             };
             format!(
-                "{} ({}), {} weight scales, {} activation scales{others}",
-                model.format,
-                quantization.recipe,
-                quantization.default.weight_scale,
-                quantization.default.activation_scale,
+                "{} ({}), {} weight scales, {activations}{others}",
+                model.format, quantization.recipe, quantization.default.weight_scale,
             )
         },
     );

@@ -200,6 +200,16 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
         }
         recipe.bits = bits;
     }
+    let mixes = matches!(
+        recipe.bits,
+        BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_)
+    );
+    if mixes && recipe.activations == Activations::Float {
+        return Err(usage(format!(
+            "--activations float: {} mixes widths of activations, which floats do not have",
+            recipe.name
+        )));
+    }
     match knobs.gptq {
         Some(true) => recipe.gptq = recipe.gptq.or(Some(GptqConfig::default())),
         Some(false) => recipe.gptq = None,

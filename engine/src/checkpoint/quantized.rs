@@ -24,22 +24,26 @@
 //! ```
 //!
 //! - `version`: a reader refuses what it does not know. No other keys may be present: a version says what there is. Version 1 is
-//!   this one without `weight_bits` 5 and 6.
+//!   this one without `weight_bits` 5 and 6, and without `"float"` activations.
 //! - `producer`, `recipe`: for people; `recipe` may be empty, and both may be absent.
 //! - `default` is how every linear of the decoder is stored; `overrides` (may be absent) names those that differ, each with all
 //!   five keys:
 //!   - `weight_bits`: 4 (integers from -7 to 7), 5 (-15 to 15), 6 (-31 to 31) or 8 (-127 to 127), symmetric, no zero point. INT5 and
 //!     INT6 make files smaller, not devices faster: they are expanded to INT8 while they are loaded, and computed as INT8.
-//!   - `activation_bits`: 4 or 8, in the same ranges. INT4 activations are computed as bytes; only their range is smaller.
+//!   - `activation_bits`: 4 or 8, in the same ranges. INT4 activations are computed as bytes; only their range is smaller. Null, or
+//!     absent, where `activation_scale` is `"float"`.
 //!   - `weight_scale`: `"channel"`, one scale for each output channel, or `"tensor"`, one in all.
 //!   - `group_size`: 32, 64 or 128 input features that share a multiplier, or 0 for none. Only with `weight_bits` 4.
-//!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time, or `"static"`, stored with a flatten map.
+//!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time; `"static"`, stored with a flatten map; or `"float"`: there
+//!     are none, the weights become f32 while they are loaded and the linear computes in f32. That shows what a way of rounding
+//!     weights costs by itself; it saves no memory and no time on a device.
 //! - `kv_prefix`: null or absent, or `{"tokens": [ids]}`, 1 to 64 ids. A sequence that begins with these tokens has the stored keys
 //!   and values for them, and not computed ones; other sequences do not. Large activations live in the first token (`<s>`), so its
 //!   keys and values from the float model, never quantized, spare the layers most of them, as PrefixQuant
 //!   ([arXiv 2410.05265](https://arxiv.org/abs/2410.05265)) and IntactKV ([arXiv 2403.01241](https://arxiv.org/abs/2403.01241)) do.
 //!
-//! The embedding, and the head where it is not tied, are always INT8 with a scale per row.
+//! The embedding, and the head where it is not tied, are always INT8 with a scale per row, and the head's activations INT8 with a
+//! scale for each token.
 //!
 //! ## Tensors
 //!
@@ -124,13 +128,34 @@ const WORD_BYTES: u32 = 4;
 /// Most tokens of a stored KV prefix.
 pub const MAX_PREFIX_TOKENS: usize = 64;
 
-/// Where the scale of a linear's input comes from.
+/// What a linear's input becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActivationScale {
-    /// absmax of each token, at run time.
-    Dynamic,
-    /// One for the tensor, in the checkpoint, with a flatten map.
-    Static,
+pub enum ActivationFormat {
+    /// It stays f32, and the weights are f32 on the device.
+    Float,
+    /// Integers, with a scale from the absmax of each token at run time.
+    Dynamic(Bits),
+    /// Integers, with one scale for the tensor and a flatten map in the checkpoint.
+    Static(Bits),
+}
+
+impl ActivationFormat {
+    /// Of the integers, where there are any.
+    pub const fn bits(self) -> Option<Bits> {
+        match self {
+            ActivationFormat::Float => None,
+            ActivationFormat::Dynamic(bits) | ActivationFormat::Static(bits) => Some(bits),
+        }
+    }
+
+    /// As `activation_scale` says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ActivationFormat::Float => "float",
+            ActivationFormat::Dynamic(_) => "dynamic",
+            ActivationFormat::Static(_) => "static",
+        }
+    }
 }
 
 /// How one linear is stored and computed.
@@ -140,8 +165,7 @@ pub struct LinearFormat {
     pub weight_scale: Granularity,
     /// Features that share an integer multiplier of the channel's scale: 32, 64, 128, or 0 for none. INT4 only.
     pub group_size: u32,
-    pub activation_bits: Bits,
-    pub activation_scale: ActivationScale,
+    pub activations: ActivationFormat,
 }
 
 /// The embedding and the head: INT8 with a scale for each row.
@@ -149,8 +173,7 @@ pub const TABLE_FORMAT: LinearFormat = LinearFormat {
     weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 impl LinearFormat {
@@ -189,6 +212,22 @@ impl LinearFormat {
         }
     }
 
+    /// The values of a row: `words` and `multipliers` as a device has them, `scale` the row's. Each is rounded once.
+    pub fn dequantize_row(&self, words: &[u32], scale: f32, multipliers: &[u32], row: &mut [f32]) {
+        let mut integers = vec![0_i8; row.len()];
+        match self.weight_bits.on_device() {
+            Bits::Int4 => pack::unpack_i4(words, &mut integers),
+            Bits::Int8 => pack::unpack_i8(words, &mut integers),
+        }
+        for (feature, (value, integer)) in row.iter_mut().zip(integers).enumerate() {
+            let multiplier = feature
+                .checked_div(self.group_size as usize)
+                .map_or(1, |group| pack::multiplier(multipliers, group));
+            // A whole number of at most 127 times the scale.
+            *value = scale * (multiplier as f32 * f32::from(integer));
+        }
+    }
+
     fn parse(fields: &Fields) -> Result<Self, LoadError> {
         refuse_other_keys(
             fields,
@@ -224,19 +263,26 @@ impl LinearFormat {
             let expected = format!("0 where weight_bits is {count}");
             return Err(fields.invalid("group_size", group_size, expected));
         }
-        let activation_bits = match fields.required_count("activation_bits", u32::MAX.into())? {
-            4 => Bits::Int4,
-            8 => Bits::Int8,
-            other => return Err(fields.invalid("activation_bits", other, "4 or 8")),
+        let bits = || match fields.required_count("activation_bits", u32::MAX.into())? {
+            4 => Ok(Bits::Int4),
+            8 => Ok(Bits::Int8),
+            other => Err(fields.invalid("activation_bits", other, "4 or 8")),
         };
-        let activation_scale = match fields.required_text("activation_scale")? {
-            "dynamic" => ActivationScale::Dynamic,
-            "static" => ActivationScale::Static,
+        let activations = match fields.required_text("activation_scale")? {
+            "dynamic" => ActivationFormat::Dynamic(bits()?),
+            "static" => ActivationFormat::Static(bits()?),
+            "float" => match fields.value("activation_bits") {
+                None => ActivationFormat::Float,
+                Some(found) => {
+                    let expected = "null where activation_scale is 'float'";
+                    return Err(fields.invalid("activation_bits", shortened(found), expected));
+                }
+            },
             other => {
                 return Err(fields.invalid(
                     "activation_scale",
                     format!("'{other}'"),
-                    "'dynamic' or 'static'",
+                    "'dynamic', 'static' or 'float'",
                 ));
             }
         };
@@ -244,8 +290,7 @@ impl LinearFormat {
             weight_bits,
             weight_scale,
             group_size,
-            activation_bits,
-            activation_scale,
+            activations,
         })
     }
 
@@ -257,11 +302,8 @@ impl LinearFormat {
                 Granularity::PerTensor => "tensor",
             },
             "group_size": self.group_size,
-            "activation_bits": self.activation_bits.count(),
-            "activation_scale": match self.activation_scale {
-                ActivationScale::Dynamic => "dynamic",
-                ActivationScale::Static => "static",
-            },
+            "activation_bits": self.activations.bits().map(Bits::count),
+            "activation_scale": self.activations.name(),
         })
     }
 }
@@ -514,9 +556,9 @@ fn check_linear(
         bias,
     } = linear;
     let out = u64::from(*out_features);
-    let extra = match format.activation_scale {
-        ActivationScale::Dynamic => 0,
-        ActivationScale::Static => {
+    let extra = match format.activations {
+        ActivationFormat::Float | ActivationFormat::Dynamic(_) => 0,
+        ActivationFormat::Static(_) => {
             checkpoint.expect_dtype(&format!("{name}.input_scale"), &[1], Dtype::F32)?;
             checkpoint.expect_dtype(
                 &format!("{name}.flatten_index"),

@@ -4,10 +4,10 @@ use super::flatten::FlatMap;
 use super::gptq::{Factor, gptq};
 use super::grid::{ClipSearch, Grid, GridConfig};
 use crate::checkpoint::{
-    ActivationScale, CheckpointWriter, Dtype, LinearFormat, LinearShape, NewTensor, WriteError,
+    ActivationFormat, CheckpointWriter, Dtype, LinearFormat, LinearShape, NewTensor, WriteError,
 };
 use crate::model::LinearSpec;
-use crate::ops::{Input, StaticInput, WeightFormat};
+use crate::ops::StaticInput;
 use crate::tensor::{Bits, Granularity, WeightBits};
 use plateau_shaders::pack;
 use rayon::prelude::*;
@@ -52,22 +52,15 @@ impl LinearPlan {
 
     /// As the runtime declares it.
     pub fn spec(&self) -> LinearSpec {
-        let bits = self.format.activation_bits;
-        LinearSpec {
-            format: WeightFormat::Int {
-                bits: self.format.weight_bits.on_device(),
-                group_size: self.format.group_size,
-            },
-            input: match (&self.input, self.format.activation_scale) {
-                (Some(input), _) => Input::Static(StaticInput {
-                    bits,
-                    scale: input.scale,
-                    map: [input.map.x_parts(), input.map.words()].concat().into(),
-                    flat_features: input.map.flat_features() as u32,
-                }),
-                (None, _) => Input::Dynamic(bits),
-            },
-        }
+        let bits = self.format.activations.bits();
+        let input = self.input.as_ref().zip(bits);
+        let input = input.map(|(input, bits)| StaticInput {
+            bits,
+            scale: input.scale,
+            map: [input.map.x_parts(), input.map.words()].concat().into(),
+            flat_features: input.map.flat_features() as u32,
+        });
+        LinearSpec::stored(self.format, input)
     }
 
     /// The tensors, in the order in which [`LinearPlan::write`] writes them.
@@ -99,7 +92,7 @@ impl LinearPlan {
         if *bias {
             tensors.push(tensor("bias", Dtype::F32, &[*out_features]));
         }
-        if self.format.activation_scale == ActivationScale::Static {
+        if let ActivationFormat::Static(_) = self.format.activations {
             tensors.push(tensor("input_scale", Dtype::F32, &[1]));
             tensors.push(tensor("flatten_map", Dtype::U32, &[flat - in_features]));
             tensors.push(tensor("flatten_index", Dtype::U32, &[*in_features, 2]));
@@ -207,6 +200,7 @@ impl LinearPlan {
                 .collect(),
         };
         let quantized = QuantizedLinear {
+            format: self.format,
             words,
             scales: grid.scales,
             multipliers,
@@ -245,6 +239,7 @@ impl LinearPlan {
             .collect();
         let num_scales = format.num_scales(self.shape.out_features) as usize;
         QuantizedLinear {
+            format,
             words: rows
                 .iter()
                 .flat_map(|(_, words, _)| words)
@@ -274,6 +269,7 @@ pub struct WeightError {
 /// The integers of a linear, in the device's layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedLinear {
+    format: LinearFormat,
     pub words: Vec<u32>,
     pub scales: Vec<f32>,
     pub multipliers: Vec<u32>,
@@ -289,5 +285,24 @@ impl QuantizedLinear {
             [scale] => vec![scale; self.out_features],
             _ => self.scales.clone(),
         }
+    }
+
+    /// What the integers stand for, [out, flat]; `features` flat channels.
+    pub fn values(&self, features: usize) -> Vec<f32> {
+        let per_row = self.format.multiplier_words(features as u32) as usize;
+        let row_words = self.words.len() / self.out_features;
+        let rows = self
+            .words
+            .par_chunks_exact(row_words)
+            .zip(self.row_scales());
+        rows.enumerate()
+            .flat_map_iter(|(row, (words, scale))| {
+                let multipliers = &self.multipliers[row * per_row..][..per_row];
+                let mut values = vec![0.0; features];
+                self.format
+                    .dequantize_row(words, scale, multipliers, &mut values);
+                values
+            })
+            .collect()
     }
 }

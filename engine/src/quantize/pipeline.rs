@@ -22,7 +22,7 @@ use super::refit;
 use super::sensitivity::Streams;
 use super::smooth::{balancing_scales, bound_rows, smoothing_scales};
 use crate::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
+    ActivationFormat, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
     LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, TABLE_FORMAT,
     copy_beside,
 };
@@ -295,10 +295,10 @@ fn format(recipe: &Recipe, choice: Choice) -> LinearFormat {
         weight_bits: choice.weights,
         weight_scale: recipe.weight_scale,
         group_size: choice.group_size,
-        activation_bits: choice.activations,
-        activation_scale: match recipe.activations {
-            Activations::Static => ActivationScale::Static,
-            Activations::Dynamic => ActivationScale::Dynamic,
+        activations: match recipe.activations {
+            Activations::Static => ActivationFormat::Static(choice.activations),
+            Activations::Dynamic => ActivationFormat::Dynamic(choice.activations),
+            Activations::Float => ActivationFormat::Float,
         },
     }
 }
@@ -369,10 +369,21 @@ async fn branch(
             };
             let mut stage = layer_stage(executor, config, layer, &samples, first, &spec).await?;
             stage.write_vectors(&weights)?;
-            stage.write_float(&weights)?;
             stage.write_prefix(&prefix)?;
             let quantized = round(&linear, &weights, recipe);
-            stage.write_quantized(&linear.shape.name, &[&quantized])?;
+            match linear.format.activations {
+                // Joined with others, since it computes as they do.
+                ActivationFormat::Float => {
+                    let values = quantized.values(linear.flat_features() as usize);
+                    let mut weights = weights.clone();
+                    weights.set_weight(&linear.shape.name, &values);
+                    stage.write_float(&weights)?;
+                }
+                ActivationFormat::Dynamic(_) | ActivationFormat::Static(_) => {
+                    stage.write_float(&weights)?;
+                    stage.write_quantized(&linear.shape.name, &[&quantized])?;
+                }
+            }
             streams.branch(&mut stage).await?;
             branches += 1;
         }
@@ -595,7 +606,7 @@ fn candidate(
         Activations::Static => {
             choose_static(&stats, &total, choice.activations, recipe.parts, max_added)
         }
-        Activations::Dynamic => StaticChoice::exact(channels),
+        Activations::Dynamic | Activations::Float => StaticChoice::exact(channels),
     };
     let threshold = input.threshold;
     let input_divergence = divergence(threshold, choice.activations.q_max(), |histogram| {

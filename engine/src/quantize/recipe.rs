@@ -10,6 +10,8 @@ pub enum Activations {
     Dynamic,
     /// One scale for the tensor, found by calibration.
     Static,
+    /// They do not: weights are dequantized while they are loaded.
+    Float,
 }
 
 /// How static activations are cut into parts.
@@ -45,6 +47,7 @@ pub struct Choice {
     pub weights: WeightBits,
     /// Of INT4 weights; 0 for none.
     pub group_size: u32,
+    /// No matter where activations are floats.
     pub activations: Bits,
 }
 
@@ -85,7 +88,7 @@ pub struct Recipe {
 }
 
 /// Names and one line each, in the order of the help.
-pub const RECIPES: [(&str, &str); 9] = [
+pub const RECIPES: [(&str, &str); 11] = [
     (
         "flattenquant-w4a8",
         "INT4 weights in groups, flattened INT8 inputs (the default)",
@@ -109,6 +112,14 @@ pub const RECIPES: [(&str, &str); 9] = [
     (
         "rtn-w8a8-dynamic",
         "round to nearest, INT8 by channel; no calibration",
+    ),
+    (
+        "gptq-w4a16",
+        "GPTQ, INT4 in groups of 32, float activations (slow: a baseline)",
+    ),
+    (
+        "rtn-w4a16",
+        "round to nearest, the same format; no calibration",
     ),
 ];
 
@@ -158,6 +169,12 @@ impl Recipe {
             weight_scale: Granularity::PerChannel,
             ..plain.clone()
         };
+        let w4a16 = Self {
+            activations: Activations::Float,
+            bits: a8(WeightBits::Int4),
+            group_size: 32,
+            ..dynamic.clone()
+        };
         Some(match name {
             "flattenquant-w4a8" => Self {
                 bits: a8(WeightBits::Int4),
@@ -190,6 +207,15 @@ impl Recipe {
                 ..dynamic
             },
             "rtn-w8a8-dynamic" => dynamic,
+            "rtn-w4a16" => w4a16,
+            "gptq-w4a16" => Self {
+                gptq: Some(GptqConfig {
+                    order: Order::Descending,
+                    ..GptqConfig::default()
+                }),
+                clip: true,
+                ..w4a16
+            },
             _ => return None,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::{Session, SessionError};
 use crate::Error;
-use crate::checkpoint::{ActivationScale, Checkpoint, LinearFormat, LoadError, ModelConfig};
+use crate::checkpoint::{ActivationFormat, Checkpoint, LinearFormat, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
@@ -220,17 +220,7 @@ fn declare(
     let linear = |name: &str| match quantization {
         None => rounded(quant),
         Some(quantization) => {
-            let format = quantization.format(name);
-            LinearSpec {
-                format: WeightFormat::Int {
-                    bits: format.weight_bits.on_device(),
-                    group_size: format.group_size,
-                },
-                input: match statics.get(name) {
-                    Some(input) => Input::Static(input.clone()),
-                    None => Input::Dynamic(format.activation_bits),
-                },
-            }
+            LinearSpec::stored(quantization.format(name), statics.get(name).cloned())
         }
     };
     let max_buffer_bytes = options
@@ -313,7 +303,7 @@ async fn read_static_inputs(
     };
     for linear in checkpoint.config.linears() {
         let format = quantization.format(&linear.name);
-        if format.activation_scale == ActivationScale::Static {
+        if let ActivationFormat::Static(bits) = format.activations {
             let scale = checkpoint.read_input_scale(&linear.name).await?;
             let map: Arc<[u32]> = checkpoint
                 .read_flatten_map(&linear.name, linear.in_features)
@@ -323,7 +313,7 @@ async fn read_static_inputs(
             statics.insert(
                 linear.name,
                 StaticInput {
-                    bits: format.activation_bits,
+                    bits,
                     scale,
                     map,
                     flat_features,
@@ -612,7 +602,15 @@ impl Loader<'_> {
             }
         };
         match checkpoint.stored_format(name) {
-            Some(stored) => read_quantized(checkpoint, segment, stored, stored_features).await,
+            Some(stored) => {
+                let packed = read_quantized(checkpoint, segment, stored, stored_features).await?;
+                Ok(match format {
+                    WeightFormat::Int { .. } => packed,
+                    WeightFormat::F32 | WeightFormat::F16 => {
+                        dequantized(&packed, stored, format, in_features)
+                    }
+                })
+            }
             None => {
                 let scale = tensor_scales.map(|scales| {
                     let index = sources.iter().position(|s| s.name == *name);
@@ -661,6 +659,30 @@ async fn read_quantized(
         scales,
         multipliers,
     })
+}
+
+/// The values of quantized rows in a float `format`.
+fn dequantized(
+    packed: &Packed,
+    stored: LinearFormat,
+    format: WeightFormat,
+    in_features: usize,
+) -> Packed {
+    let per_row = stored.multiplier_words(in_features as u32) as usize;
+    let row_words = packed.words.len() / packed.scales.len();
+    let rows = packed.words.par_chunks_exact(row_words).enumerate();
+    let rows = rows.map(|(row, words)| {
+        let multipliers = &packed.multipliers[row * per_row..][..per_row];
+        let mut values = vec![0.0; in_features];
+        stored.dequantize_row(words, packed.scales[row], multipliers, &mut values);
+        pack_row(
+            &values,
+            format,
+            format.row_words(in_features as u32) as usize,
+            None,
+        )
+    });
+    Packed::join(rows.collect())
 }
 
 /// The scales of rows of a quantized tensor: one each, or the tensor's for all.
