@@ -497,6 +497,9 @@ pub struct KnobArgs {
     /// measured sensitivity; activations INT8
     #[arg(long, value_name = "MB", value_parser = positive)]
     pub target_size: Option<f32>,
+    /// The same in bits for each of the model's weights, embedding and head among them
+    #[arg(long, value_name = "BITS", value_parser = positive, conflicts_with_all = ["target_size", "int4_share", "kl_limit"])]
+    pub target_bpw: Option<f32>,
     /// Scales of the activations: found for each token, or static with a flatten map; float: none, the weights are
     /// dequantized to f32 at load
     #[arg(long, value_name = "HOW", value_parser = activations())]

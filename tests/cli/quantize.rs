@@ -143,3 +143,37 @@ fn float_activations_are_said() {
         plateau("generate --device twin --temp 0 -n 4 --ignore-eos -p text -m").arg(&out);
     generated.ran().succeeded();
 }
+
+#[test]
+fn bits_per_weight_are_those_that_inspect_and_eval_count() {
+    let model = TinyModel::new();
+    let folder = temporary_folder();
+    let inspected = |folder: &std::path::Path| {
+        let json = plateau("inspect --json")
+            .arg(folder)
+            .ran()
+            .succeeded()
+            .json();
+        let of = |key: &str| json[key].as_u64().expect("a number");
+        (of("parameters"), of("tensor_bytes"))
+    };
+    let (parameters, _) = inspected(model.path());
+    let whole = folder.path().join("whole");
+    quantize(&model, &whole, "--activations dynamic --target-bpw 100")
+        .ran()
+        .succeeded();
+    let (_, most) = inspected(&whole);
+    // A header of this tiny model weighs as much as a third of its tensors.
+    let file = |folder: &std::path::Path| {
+        let file = std::fs::metadata(folder.join("model.safetensors"));
+        file.expect("the tensors").len()
+    };
+    let bits = 8.0 * file(&whole) as f64 / parameters as f64;
+    let out = folder.path().join("out");
+    let line = format!("--activations dynamic --target-bpw {bits}");
+    quantize(&model, &out, &line).ran().succeeded();
+    assert!(inspected(&out).1 < most);
+    assert!(file(&out) < file(&whole));
+    let ran = quantize(&model, &out, "--target-bpw 4 --target-size 1").ran();
+    ran.failed(USAGE);
+}

@@ -474,8 +474,9 @@ fn choose(
             let sized = |&(group, linear, measured): &(&DecidedGroup, usize, f64)| {
                 let candidate = |at: usize| {
                     let chosen = vec![at; group.group.linears.len()];
+                    let tensors = linear_plans(config, recipe, group, &chosen)[linear].tensors();
                     SizedCandidate {
-                        bytes: linear_plans(config, recipe, group, &chosen)[linear].bytes(),
+                        bytes: file_bytes(&tensors),
                         cost: cost(group, linear, measured, at),
                     }
                 };
@@ -483,14 +484,17 @@ fn choose(
             };
             let candidates: Vec<Vec<SizedCandidate>> = linears.iter().map(sized).collect();
             let rest = all_tensors(checkpoint, recipe, &[])?;
-            let rest = rest.iter().map(NewTensor::bytes).sum::<u64>();
-            // A header names each of the tensors: a linear has up to eight.
-            let headers = HEADER_BYTES * (8 * linears.len() + 2 * layers.len() + 16) as u64;
-            let rest = rest + headers;
+            let rest = file_bytes(&rest);
             choose_within(&candidates, budget.saturating_sub(rest))
                 .map_err(|source| QuantizeError::OverBudget { rest, source })
         }
     }
+}
+
+/// What tensors take in a file, at most: with their part of its header.
+fn file_bytes(tensors: &[NewTensor]) -> u64 {
+    let bytes = |tensor: &NewTensor| tensor.bytes() + HEADER_BYTES;
+    tensors.iter().map(bytes).sum()
 }
 
 /// The group's smoothing, and with it one candidate for each choice of bits.
