@@ -493,11 +493,15 @@ pub struct KnobArgs {
     /// The same where activations are INT8, for the MLP's second linear, whose input has the largest outliers
     #[arg(long, value_name = "SHARE", value_parser = not_negative)]
     pub added_down: Option<f32>,
-    /// All tensors take at most so many megabytes (of 1000000 bytes): weights of INT4 in groups, or INT8, by measured
-    /// sensitivity; activations INT8
+    /// All tensors take at most so many megabytes (of 1000000 bytes): weights of INT4 in groups, INT5, INT6 or INT8, by
+    /// measured sensitivity; activations INT8
     #[arg(long, value_name = "MB", value_parser = positive)]
     pub target_size: Option<f32>,
-    /// Scales of the activations: found for each token, or static with a flatten map
+    /// The same in bits for each of the model's weights, embedding and head among them
+    #[arg(long, value_name = "BITS", value_parser = positive, conflicts_with_all = ["target_size", "int4_share", "kl_limit"])]
+    pub target_bpw: Option<f32>,
+    /// Scales of the activations: found for each token, or static with a flatten map; float: none, the weights are
+    /// dequantized to f32 at load
     #[arg(long, value_name = "HOW", value_parser = activations())]
     pub activations: Option<Activations>,
     /// Share of the linears' work in INT4 by INT4, for recipes that mix
@@ -574,8 +578,9 @@ fn parts() -> impl TypedValueParser<Value = Parts> {
 }
 
 fn activations() -> impl TypedValueParser<Value = Activations> {
-    PossibleValuesParser::new(["dynamic", "static"]).map(|name| match name.as_str() {
+    PossibleValuesParser::new(["dynamic", "static", "float"]).map(|name| match name.as_str() {
         "static" => Activations::Static,
+        "float" => Activations::Float,
         _ => Activations::Dynamic,
     })
 }

@@ -4,11 +4,12 @@ use crate::args::{DeviceArg, FormatArgs, LoadArgs};
 use crate::console::{Console, Unit, bytes, stderr_line};
 use crate::exit::usage;
 use anyhow::Result;
-use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig};
+use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig, QuantizationConfig};
 use plateau::exec::{self, DeviceChoice, Opened};
 use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
-use plateau::tensor::{Granularity, KvType, Quant};
+use plateau::tensor::{Bits, Granularity, KvType, Quant};
 use plateau::tokenizer::Tokenizer;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Tokens per sequence where neither the model nor the user asks for fewer: what `LoadOptions::context_size` says.
@@ -143,23 +144,37 @@ pub fn check_ids(ids: &[u32], config: &ModelConfig) -> Result<()> {
     }
 }
 
-/// `w4a8`, with the group size where there are groups.
+/// `w4a8`, with the group size where there are groups. Float activations are `a16`, as methods that have them are called.
 pub fn linear_format_label(format: &LinearFormat) -> String {
-    let mut label = format!(
-        "w{}a{}",
-        format.weight_bits.count(),
-        format.activation_bits.count()
-    );
+    let activation_bits = format.activations.bits().map_or(16, Bits::count);
+    let mut label = format!("w{}a{activation_bits}", format.weight_bits.count());
     if format.group_size > 0 {
         label.push_str(&format!("g{}", format.group_size));
     }
     label
 }
 
-/// How the decoder's linears compute.
+/// The label of the one format, or the bits of several: `w4a8+w6a8`.
+fn quantization_label(quantization: &QuantizationConfig) -> String {
+    if quantization.overrides.is_empty() {
+        return linear_format_label(&quantization.default);
+    }
+    let formats = std::iter::once(&quantization.default).chain(quantization.overrides.values());
+    let bits = formats.map(|format| {
+        let group_size = 0;
+        linear_format_label(&LinearFormat {
+            group_size,
+            ..*format
+        })
+    });
+    let bits: Vec<String> = BTreeSet::from_iter(bits).into_iter().collect();
+    bits.join("+")
+}
+
+/// How the decoder's linears are stored and computed.
 pub fn format_label(checkpoint: &Checkpoint, quant: Option<Quant>) -> String {
     match &checkpoint.quantization {
-        Some(quantization) => linear_format_label(&quantization.default),
+        Some(quantization) => quantization_label(quantization),
         None => quant.unwrap_or(Quant::F16).name().to_owned(),
     }
 }
@@ -204,7 +219,8 @@ pub fn parameters(config: &ModelConfig) -> u64 {
 mod tests {
     use super::*;
     use crate::shape;
-    use plateau::tensor::Bits;
+    use plateau::checkpoint::ActivationFormat;
+    use plateau::tensor::WeightBits;
 
     fn format() -> FormatArgs {
         FormatArgs {
@@ -260,12 +276,16 @@ mod tests {
     #[test]
     fn a_format_is_named_by_its_bits_and_groups() {
         let format = LinearFormat {
-            weight_bits: Bits::Int4,
+            weight_bits: WeightBits::Int4,
             weight_scale: Granularity::PerChannel,
             group_size: 64,
-            activation_bits: Bits::Int8,
-            activation_scale: plateau::checkpoint::ActivationScale::Dynamic,
+            activations: ActivationFormat::Dynamic(Bits::Int8),
         };
+        let float = LinearFormat {
+            activations: ActivationFormat::Float,
+            ..format
+        };
+        assert_eq!(linear_format_label(&float), "w4a16g64");
         assert_eq!(linear_format_label(&format), "w4a8g64");
         assert_eq!(
             linear_format_label(&LinearFormat {
@@ -274,5 +294,16 @@ mod tests {
             }),
             "w4a8"
         );
+        let mut mixed = QuantizationConfig::new("a recipe", format);
+        assert_eq!(quantization_label(&mixed), "w4a8g64");
+        for (name, weight_bits) in [("a", WeightBits::Int6), ("b", WeightBits::Int5)] {
+            let other = LinearFormat {
+                weight_bits,
+                group_size: 0,
+                ..format
+            };
+            mixed.overrides.insert(name.to_owned(), other);
+        }
+        assert_eq!(quantization_label(&mixed), "w4a8+w5a8+w6a8");
     }
 }

@@ -5,6 +5,9 @@
 //! - i4: offset binary nibbles n = w + 8 with w in -7..=7. The word of features f..f+8 has feature f + b in the low nibble
 //!   and feature f + 4 + b in the high nibble of its byte b, so that its low and its high nibbles are each four
 //!   consecutive features: what one word of i8 activations holds.
+//! - i5, i6: offset binary n = w + 16 with w in -15..=15, n = w + 32 with w in -31..=31, in two planes. The low four bits are
+//!   nibbles, placed as i4's. The high bits, one or two, of feature 4 g + b of each 32 lie in byte b: i5 has bit g of one word,
+//!   i6 bits 2 (g % 4) and the next of word g / 4 of two. So a shift and a mask give those of four consecutive features.
 //! - multipliers of i4 groups: m in 1..=16, nibble g % 8 of word g / 8 holds m - 1 of group g.
 //! - f16: two per word, element 2i in the low half of word i.
 
@@ -15,6 +18,10 @@ use half::f16;
 pub const Q_MAX_I8: i32 = 127;
 /// Largest magnitude of an INT4 value: symmetric, so -8 does not occur.
 pub const Q_MAX_I4: i32 = 7;
+/// Largest magnitude of an INT5 value.
+pub const Q_MAX_I5: i32 = 15;
+/// Largest magnitude of an INT6 value.
+pub const Q_MAX_I6: i32 = 31;
 /// Largest multiplier of an INT4 group: 16 * 7 is still an i8.
 pub const MULTIPLIER_MAX: u32 = 16;
 
@@ -29,6 +36,11 @@ pub const fn i8_row_words(features: usize) -> usize {
 /// Words of an i4 row of that many features.
 pub const fn i4_row_words(features: usize) -> usize {
     padded(features as u32) as usize / NIBBLES_PER_WORD
+}
+
+/// Words of the high bits of a row of that many features: `high_bits` is 1 for i5, 2 for i6.
+pub const fn high_row_words(features: usize, high_bits: usize) -> usize {
+    padded(features as u32) as usize * high_bits / 32
 }
 
 /// Words of an f16 row of that many features.
@@ -91,6 +103,43 @@ pub fn unpack_i4(words: &[u32], row: &mut [i8]) {
     }
 }
 
+/// One row of i5 (`high_bits` 1, values in -15..=15) or i6 (2, -31..=31): the words of the nibbles, and of the high bits.
+pub fn pack_planes(row: &[i8], high_bits: usize) -> (Vec<u32>, Vec<u32>) {
+    let offset = I4_OFFSET << high_bits;
+    let mut nibbles = vec![0; i4_row_words(row.len())];
+    let mut high = vec![0; high_row_words(row.len(), high_bits)];
+    for i in 0..padded(row.len() as u32) as usize {
+        let value = row.get(i).map_or(0, |&value| i32::from(value));
+        debug_assert!(
+            value.abs() < offset,
+            "{value} is not an INT{} value",
+            4 + high_bits
+        );
+        let n = (value + offset) as u32;
+        nibbles[i / NIBBLES_PER_WORD] |= (n & 0xf) << i4_shift(i);
+        let (word, shift) = high_place(i, high_bits);
+        high[word] |= (n >> 4) << shift;
+    }
+    (nibbles, high)
+}
+
+/// The first `row.len()` elements of two planes.
+pub fn unpack_planes(nibbles: &[u32], high: &[u32], high_bits: usize, row: &mut [i8]) {
+    let offset = I4_OFFSET << high_bits;
+    let mask = (1 << high_bits) - 1;
+    for (i, value) in row.iter_mut().enumerate() {
+        let low = (nibbles[i / NIBBLES_PER_WORD] >> i4_shift(i)) & 0xf;
+        let (word, shift) = high_place(i, high_bits);
+        *value = ((low | ((high[word] >> shift) & mask) << 4) as i32 - offset) as i8;
+    }
+}
+
+/// Word and bit of feature `i`'s high bits.
+const fn high_place(i: usize, high_bits: usize) -> (usize, usize) {
+    let (four, per_word) = (i / 4, 8 / high_bits);
+    (four / per_word, 8 * (i % 4) + high_bits * (four % per_word))
+}
+
 /// Bit of feature `i`'s nibble in its word.
 const fn i4_shift(i: usize) -> usize {
     8 * (i % 4) + 4 * (i / 4 % 2)
@@ -132,7 +181,7 @@ pub fn unpack_f16(words: &[u32], row: &mut [f32]) {
 
 /// The scale with which `steps` whole steps reach `absmax`. 0 where it would be subnormal, which a GPU may take for 0: all
 /// integers are then 0.
-fn scale_of(absmax: f32, steps: i32) -> f32 {
+pub fn scale_of(absmax: f32, steps: i32) -> f32 {
     let scale = absmax / steps as f32;
     if scale.is_normal() { scale } else { 0.0 }
 }
@@ -212,8 +261,8 @@ fn squared_error(row: &[f32], scale: f32) -> f32 {
         .sum()
 }
 
-/// Nearest whole steps, ties to even; zeros where the scale is too small to divide by.
-fn round_to_steps(row: &[f32], scale: f32, q_max: i32) -> Vec<i8> {
+/// Nearest whole steps, from `-q_max` to `q_max`, ties to even; zeros where the scale is too small to divide by.
+pub fn round_to_steps(row: &[f32], scale: f32, q_max: i32) -> Vec<i8> {
     let q_max = q_max as f32;
     let step = |&w: &f32| {
         if scale >= f32::MIN_POSITIVE {
@@ -263,6 +312,47 @@ mod tests {
             pack_i4(&[-7, -6, -5, -4, 1, 2, 3, 7])[..2],
             [0xf4b3_a291, 0x8888_8888]
         );
+    }
+
+    #[test]
+    fn planes_come_back_and_their_padding_is_zero() {
+        for (high_bits, q_max) in [(1, Q_MAX_I5), (2, Q_MAX_I6)] {
+            for len in LENGTHS {
+                let row = integers(len, q_max);
+                let (nibbles, high) = pack_planes(&row, high_bits);
+                assert_eq!(nibbles.len(), i4_row_words(len));
+                assert_eq!(high.len(), high_row_words(len, high_bits));
+                let mut back = vec![1; padded(len as u32) as usize];
+                unpack_planes(&nibbles, &high, high_bits, &mut back);
+                assert_eq!(back[..len], row);
+                assert!(back[len..].iter().all(|&v| v == 0));
+            }
+        }
+        // Of n = w + 16: 1, 2, 3, 4, 17, 18, 19, 31, then 16s.
+        let (nibbles, high) = pack_planes(&[-15, -14, -13, -12, 1, 2, 3, 15], 1);
+        assert_eq!(nibbles, [0xf4_33_22_11, 0, 0, 0]);
+        assert_eq!(high, [0xfe_fe_fe_fe]);
+        // Of n = w + 32: 1, 2, 3, 4, 33, 49, 63, 16, then 32s.
+        let (nibbles, high) = pack_planes(&[-31, -30, -29, -28, 1, 17, 31, -16], 2);
+        assert_eq!(nibbles, [0x04_f3_12_11, 0, 0, 0]);
+        assert_eq!(high, [0xa4_ac_ac_a8, 0xaaaa_aaaa]);
+    }
+
+    #[test]
+    fn a_shift_and_a_mask_give_four_high_bits() {
+        for high_bits in [1, 2] {
+            let row = integers(96, (I4_OFFSET << high_bits) - 1);
+            let (nibbles, high) = pack_planes(&row, high_bits);
+            for (four, values) in row.chunks_exact(4).enumerate() {
+                let (word, turn) = (four * high_bits / 8, four * high_bits % 8);
+                let mask = ((1 << high_bits) - 1) * 0x0101_0101;
+                let low = (nibbles[four / 2] >> (4 * (four % 2))) & 0x0f0f_0f0f;
+                let n = low | ((high[word] >> turn) & mask) << 4;
+                let offset = 128 - (I4_OFFSET << high_bits) as u32;
+                let bytes = (n + offset * 0x0101_0101) ^ 0x8080_8080;
+                assert_eq!(bytes, pack_i8(values)[0]);
+            }
+        }
     }
 
     #[test]

@@ -4,24 +4,23 @@ use crate::files::{
     HIDDEN, Model, VOCAB, assert_message, assert_refused, f32_tensor, open, tiny, write,
 };
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, KvPrefix, LinearFormat,
+    ActivationFormat, Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, KvPrefix, LinearFormat,
     LoadError, LoadErrorKind, QuantizationConfig, check_flatten_map,
 };
 use plateau::exec::Executor;
 use plateau::session::{LoadOptions, Session};
-use plateau::tensor::{Bits, Granularity};
-use plateau_tests::model::{ROUNDED, round_to_nearest};
+use plateau::tensor::{Bits, Granularity, WeightBits};
+use plateau_tests::model::{ROUNDED, integers, round_to_nearest};
 use pollster::block_on;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const W4: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int4,
+    weight_bits: WeightBits::Int4,
     weight_scale: Granularity::PerChannel,
     group_size: 32,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 fn formats() -> Vec<LinearFormat> {
@@ -34,12 +33,14 @@ fn formats() -> Vec<LinearFormat> {
                 ..W4
             });
         }
-        formats.push(LinearFormat {
-            weight_bits: Bits::Int8,
-            group_size: 0,
-            weight_scale,
-            ..W4
-        });
+        for weight_bits in [WeightBits::Int5, WeightBits::Int6, WeightBits::Int8] {
+            formats.push(LinearFormat {
+                weight_bits,
+                group_size: 0,
+                weight_scale,
+                ..W4
+            });
+        }
     }
     formats
 }
@@ -71,23 +72,6 @@ fn round(checkpoint: &Checkpoint, format: LinearFormat, shard_bytes: u64) -> tem
     folder
 }
 
-/// The integers of a row, by the words of the format's description.
-fn integers(words: &[u32], bits: Bits) -> Vec<i32> {
-    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
-    match bits {
-        Bits::Int8 => bytes.map(|byte| i32::from(byte as i8)).collect(),
-        Bits::Int4 => words
-            .iter()
-            .flat_map(|word| {
-                let bytes = word.to_le_bytes();
-                let low = bytes.map(|byte| i32::from(byte & 15) - 8);
-                let high = bytes.map(|byte| i32::from(byte >> 4) - 8);
-                [low, high].concat()
-            })
-            .collect(),
-    }
-}
-
 /// A weight as the format gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Dequantized {
@@ -112,6 +96,12 @@ fn dequantize(
     };
     let row_words = format.row_words(in_features as u32);
     let qweight = words("qweight", row_words);
+    let high_words = format.high_row_words(in_features as u32);
+    let high = if high_words > 0 {
+        words("qweight_high", high_words)
+    } else {
+        Vec::new()
+    };
     let multiplier_words = format.multiplier_words(in_features as u32) as usize;
     let multipliers = if multiplier_words > 0 {
         words("multipliers", multiplier_words as u32)
@@ -125,6 +115,7 @@ fn dequantize(
     for row in 0..out_features {
         let row_integers = integers(
             &qweight[row * row_words as usize..][..row_words as usize],
+            &high[row * high_words as usize..][..high_words as usize],
             format.weight_bits,
         );
         assert!(
@@ -201,7 +192,7 @@ fn rounding_is_within_half_a_step_unless_clipping_costs_less() {
         let found = quantized.quantization.as_ref().expect("quantized");
         assert_eq!(*found, QuantizationConfig::new(ROUNDED, format));
         let table = LinearFormat {
-            weight_bits: Bits::Int8,
+            weight_bits: WeightBits::Int8,
             group_size: 0,
             weight_scale: Granularity::PerChannel,
             ..format
@@ -295,6 +286,48 @@ fn int4_words_are_laid_out_as_the_format_says() {
         words,
         [0xf9_c8_c7_a1, 0x8888_8888, 0x8888_8888, 0x8888_8888]
     );
+}
+
+#[test]
+fn int5_and_int6_words_are_laid_out_as_the_format_says() {
+    // Rows of 20 features with the largest integers: the scale is 1.
+    let words = |weight_bits: WeightBits, values: [f32; 8]| {
+        let mut model = tiny();
+        let mut row = vec![0.0; HIDDEN as usize];
+        row[..8].copy_from_slice(&values);
+        model.tensors.insert(
+            "model.layers.0.self_attn.k_proj.weight".to_owned(),
+            f32_tensor(&[12, HIDDEN], &row.repeat(12)),
+        );
+        let folder = model.write();
+        let format = LinearFormat {
+            weight_bits,
+            group_size: 0,
+            ..W4
+        };
+        let rounded = round(&open(folder.path()).expect("valid"), format, u64::MAX);
+        let quantized = open(rounded.path()).expect("valid");
+        let name = "model.layers.0.self_attn.k_proj";
+        let read = |suffix: &str, len: usize| {
+            block_on(quantized.read_u32(&format!("{name}.{suffix}"), 0, len)).expect("there")
+        };
+        let high_words = format.high_row_words(HIDDEN as u32) as usize;
+        (read("qweight", 4), read("qweight_high", high_words))
+    };
+    // 1, 15, 16, 17 and 18, 20, 20, 31 of 31, all else 16.
+    let (nibbles, high) = words(
+        WeightBits::Int5,
+        [-15.0, -1.0, 0.0, 1.0, 2.0, 3.5, 4.5, 15.0],
+    );
+    assert_eq!(nibbles, [0xf1_40_4f_21, 0, 0, 0]);
+    assert_eq!(high, [0xff_ff_fe_fe]);
+    // 1, 31, 32, 33 and 34, 36, 36, 63 of 63, all else 32.
+    let (nibbles, high) = words(
+        WeightBits::Int6,
+        [-31.0, -1.0, 0.0, 1.0, 2.0, 3.5, 4.5, 31.0],
+    );
+    assert_eq!(nibbles, [0xf1_40_4f_21, 0, 0, 0]);
+    assert_eq!(high, [0xae_aa_a9_a8, 0xaaaa_aaaa]);
 }
 
 #[test]
@@ -447,7 +480,7 @@ fn nothing_is_written_over_and_nothing_is_quantized_twice() {
     .expect_err("quantized");
     assert_message(&twice, &["quantized already", ROUNDED]);
     let fixed = LinearFormat {
-        activation_scale: ActivationScale::Static,
+        activations: ActivationFormat::Static(Bits::Int8),
         ..W4
     };
     let uncalibrated = block_on(round_to_nearest(
@@ -499,15 +532,21 @@ fn parse(quantization: Value) -> Result<Option<QuantizationConfig>, LoadError> {
 fn a_config_is_read_as_it_was_written() {
     let mut config = QuantizationConfig::new("a recipe", W4);
     let other = LinearFormat {
-        weight_bits: Bits::Int8,
+        weight_bits: WeightBits::Int8,
         weight_scale: Granularity::PerTensor,
         group_size: 0,
-        activation_bits: Bits::Int4,
-        activation_scale: ActivationScale::Static,
+        activations: ActivationFormat::Static(Bits::Int4),
     };
     config
         .overrides
         .insert("model.layers.0.mlp.down_proj".to_owned(), other);
+    let float = LinearFormat {
+        activations: ActivationFormat::Float,
+        ..W4
+    };
+    config
+        .overrides
+        .insert("model.layers.0.mlp.up_proj".to_owned(), float);
     config.kv_prefix = Some(KvPrefix { tokens: vec![1, 4] });
     assert_eq!(
         parse(config.to_json()).expect("valid"),
@@ -515,7 +554,21 @@ fn a_config_is_read_as_it_was_written() {
     );
     assert_eq!(config.format("model.layers.0.mlp.down_proj"), other);
     assert_eq!(config.format("model.layers.1.mlp.down_proj"), W4);
+    assert_eq!(
+        config.to_json()["overrides"]["model.layers.0.mlp.up_proj"]["activation_bits"],
+        Value::Null
+    );
+    let mut absent = config.to_json();
+    let up = &mut absent["overrides"]["model.layers.0.mlp.up_proj"];
+    up.as_object_mut()
+        .expect("an object")
+        .remove("activation_bits");
+    assert_eq!(parse(absent).expect("valid"), Some(config.clone()));
     assert_eq!(parse(Value::Null).expect("valid"), None);
+    let mut older = config.to_json();
+    older["version"] = 1.into();
+    config.version = 1;
+    assert_eq!(parse(older).expect("valid"), Some(config));
 }
 
 #[test]
@@ -580,8 +633,8 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
     };
     refused(
         "/version",
-        json!(2),
-        &["quantization_config.version", "found 2", "expected 1"],
+        json!(3),
+        &["quantization_config.version", "found 3", "expected 1 to 2"],
     );
     refused(
         "/default/weight_bits",
@@ -589,7 +642,7 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         &[
             "quantization_config.default.weight_bits",
             "found 3",
-            "4 or 8",
+            "4, 5, 6 or 8",
         ],
     );
     refused(
@@ -602,11 +655,11 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         json!(48),
         &["default.group_size", "found 48", "0, 32, 64 or 128"],
     );
-    refused(
-        "/default/weight_bits",
-        json!(8),
-        &["default.group_size", "found 32", "0 where weight_bits is 8"],
-    );
+    for bits in [5, 6, 8] {
+        let expected = format!("0 where weight_bits is {bits}");
+        let parts = ["default.group_size", "found 32", &expected];
+        refused("/default/weight_bits", json!(bits), &parts);
+    }
     refused(
         "/default/weight_scale",
         json!("row"),
@@ -620,6 +673,25 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
         "/default/activation_scale",
         json!(null),
         &["default.activation_scale", "found nothing"],
+    );
+    refused(
+        "/default/activation_scale",
+        json!("group"),
+        &[
+            "default.activation_scale",
+            "found 'group'",
+            "'dynamic', 'static' or 'float'",
+        ],
+    );
+    refused(
+        "/default/activation_scale",
+        json!("float"),
+        &["default.activation_bits", "found 8", "null"],
+    );
+    refused(
+        "/default/activation_bits",
+        json!(null),
+        &["default.activation_bits", "found nothing"],
     );
     refused(
         "/overrides",
@@ -645,14 +717,14 @@ fn a_config_of_this_method_with_odd_values_is_refused() {
     refused(
         "/kv_prefix",
         json!({ "tokens": [1], "file": "prefix.safetensors" }),
-        &["quantization_config.kv_prefix.file", "version 1"],
+        &["quantization_config.kv_prefix.file", "version 2"],
     );
     let mut config = QuantizationConfig::new("a recipe", W4).to_json();
     config["zero_points"] = json!(true);
     assert_refused(
         parse(config),
         LoadErrorKind::Invalid,
-        &["quantization_config.zero_points", "version 1"],
+        &["quantization_config.zero_points", "version 2"],
     );
 }
 
@@ -707,6 +779,99 @@ fn tensors_that_do_not_fit_the_format_are_refused() {
             "a linear of this model",
         ],
     );
+}
+
+#[test]
+fn planes_that_do_not_fit_the_format_are_refused() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    let name = "model.layers.0.self_attn.q_proj.qweight_high";
+    // q_proj is [24, 20]: a word of high bits for each row of INT5, two for INT6.
+    for (weight_bits, columns) in [(WeightBits::Int5, 1), (WeightBits::Int6, 2)] {
+        let format = LinearFormat {
+            weight_bits,
+            group_size: 0,
+            ..W4
+        };
+        let rounded = round(&float, format, u64::MAX);
+        let path = rounded.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).expect("there");
+        let opened = |change: &dyn Fn(&mut BTreeMap<String, crate::files::RawTensor>)| {
+            let mut tensors = crate::files::raw_tensors(&bytes);
+            change(&mut tensors);
+            let bytes = crate::files::safetensors(&tensors);
+            write(rounded.path(), "model.safetensors", &bytes);
+            open(rounded.path())
+        };
+        opened(&|_| {}).expect("valid");
+        let missing = opened(&|tensors| drop(tensors.remove(name)));
+        assert_refused(missing, LoadErrorKind::Invalid, &[name, "found nothing"]);
+        let short = opened(&|tensors| {
+            let high = tensors.get_mut(name).expect("there");
+            high.shape[0] -= 1;
+            high.data.truncate(high.data.len() - 4 * columns);
+        });
+        let (found, expected) = (format!("[23, {columns}]"), format!("[24, {columns}]"));
+        assert_refused(short, LoadErrorKind::Invalid, &[name, &found, &expected]);
+        let float = opened(&|tensors| {
+            tensors.get_mut(name).expect("there").dtype = "F32".to_owned();
+        });
+        assert_refused(float, LoadErrorKind::Invalid, &[name, "F32", "U32"]);
+    }
+}
+
+#[test]
+fn integers_out_of_range_are_refused_with_their_row() {
+    let folder = tiny().write();
+    let float = open(folder.path()).expect("valid");
+    let name = "model.layers.0.self_attn.q_proj";
+    for format in formats() {
+        let rounded = round(&float, format, u64::MAX);
+        let bytes = std::fs::read(rounded.path().join("model.safetensors")).expect("there");
+        let mut tensors = crate::files::raw_tensors(&bytes);
+        // Feature 9 of row 5 becomes the one integer below the range.
+        let mut change = |suffix: &str, row_words: u32, word: u32, mask: u32, value: u32| {
+            let tensor = tensors.get_mut(&format!("{name}.{suffix}")).expect("there");
+            let at = 4 * (5 * row_words + word) as usize;
+            let word: [u8; 4] = tensor.data[at..at + 4].try_into().expect("a word");
+            let word = u32::from_le_bytes(word) & !mask | value;
+            tensor.data[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        };
+        let (row_words, high_words) = (format.row_words(20), format.high_row_words(20));
+        match format.weight_bits {
+            WeightBits::Int8 => change("qweight", row_words, 2, 0xff00, 0x8000),
+            // Its nibble, and the high bits of the third four features.
+            _ => change("qweight", row_words, 1, 0xf00, 0),
+        }
+        match format.weight_bits {
+            WeightBits::Int5 => change("qweight_high", high_words, 0, 1 << (8 + 2), 0),
+            WeightBits::Int6 => change("qweight_high", high_words, 0, 3 << (8 + 4), 0),
+            WeightBits::Int4 | WeightBits::Int8 => {}
+        }
+        write(
+            rounded.path(),
+            "model.safetensors",
+            &crate::files::safetensors(&tensors),
+        );
+        let checkpoint = open(rounded.path()).expect("headers are valid");
+        let q_max = format.weight_bits.q_max();
+        let parts = [
+            "model.safetensors",
+            &format!("row 5 of tensor '{name}.qweight'"),
+            &format!("found -{}", q_max + 1),
+            &format!("from -{q_max} to {q_max}"),
+        ];
+        let read = block_on(checkpoint.read_weight(name, format, 20, 4..7));
+        assert_refused(read.map(drop), LoadErrorKind::Invalid, &parts);
+        block_on(checkpoint.read_weight(name, format, 20, 0..5)).expect("the rows before it");
+        let options = LoadOptions::default();
+        let mut progress = |_| {};
+        let session = Session::load(&checkpoint, Executor::twin(), &options, &mut progress);
+        let message = block_on(session).err().expect("refused").to_string();
+        for part in parts {
+            assert!(message.contains(part), "no {part:?} in: {message}");
+        }
+    }
 }
 
 #[test]
@@ -941,7 +1106,7 @@ fn static_activations_are_read_with_their_map() {
             },
         );
         let fixed = LinearFormat {
-            activation_scale: ActivationScale::Static,
+            activations: ActivationFormat::Static(Bits::Int8),
             ..quantization.default
         };
         quantization.overrides.insert(name.to_owned(), fixed);

@@ -100,6 +100,10 @@ fn knobs_change_what_is_chosen() {
         ("--kl-limit 2", "mix INT4 and INT8"),
         ("--recipe rtn-w8a8 --refit on", "needs GPTQ"),
         ("--activations dynamic --refit on", "static"),
+        (
+            "--recipe flattenquant --activations float",
+            "mixes widths of activations",
+        ),
     ] {
         let ran = quantize(&model, &out, line).ran();
         ran.failed(USAGE);
@@ -113,4 +117,63 @@ fn knobs_change_what_is_chosen() {
         std::fs::read(out.join("model.safetensors")).expect("the tensors")
     });
     assert!(with != without);
+}
+
+#[test]
+fn float_activations_are_said() {
+    let model = TinyModel::new();
+    let folder = temporary_folder();
+    let out = folder.path().join("out");
+    quantize(&model, &out, "--recipe gptq-w4a16")
+        .ran()
+        .succeeded();
+    let inspected = plateau("inspect --json").arg(&out).ran().succeeded().json();
+    assert_eq!(inspected["format"], "w4a16g32");
+    let default = &inspected["quantization"]["default"];
+    assert_eq!(default["activation_scale"], "float");
+    assert!(default["activation_bits"].is_null());
+    let text = plateau("inspect").arg(&out).ran().succeeded().stdout;
+    assert!(text.contains("float activations"), "{text}");
+    let card = std::fs::read_to_string(out.join("README.md")).expect("a model card");
+    assert!(
+        card.contains("INT4 in groups of 32 | float |"),
+        "the linears' activations: {card}"
+    );
+    let generated =
+        plateau("generate --device twin --temp 0 -n 4 --ignore-eos -p text -m").arg(&out);
+    generated.ran().succeeded();
+}
+
+#[test]
+fn bits_per_weight_are_those_that_inspect_and_eval_count() {
+    let model = TinyModel::new();
+    let folder = temporary_folder();
+    let inspected = |folder: &std::path::Path| {
+        let json = plateau("inspect --json")
+            .arg(folder)
+            .ran()
+            .succeeded()
+            .json();
+        let of = |key: &str| json[key].as_u64().expect("a number");
+        (of("parameters"), of("tensor_bytes"))
+    };
+    let (parameters, _) = inspected(model.path());
+    let whole = folder.path().join("whole");
+    quantize(&model, &whole, "--activations dynamic --target-bpw 100")
+        .ran()
+        .succeeded();
+    let (_, most) = inspected(&whole);
+    // A header of this tiny model weighs as much as a third of its tensors.
+    let file = |folder: &std::path::Path| {
+        let file = std::fs::metadata(folder.join("model.safetensors"));
+        file.expect("the tensors").len()
+    };
+    let bits = 8.0 * file(&whole) as f64 / parameters as f64;
+    let out = folder.path().join("out");
+    let line = format!("--activations dynamic --target-bpw {bits}");
+    quantize(&model, &out, &line).ran().succeeded();
+    assert!(inspected(&out).1 < most);
+    assert!(file(&out) < file(&whole));
+    let ran = quantize(&model, &out, "--target-bpw 4 --target-size 1").ran();
+    ran.failed(USAGE);
 }

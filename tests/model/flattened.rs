@@ -1,14 +1,14 @@
 //! Static activation scales and flatten maps, through a whole model.
 
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, LinearFormat,
+    ActivationFormat, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, LinearFormat,
     NewTensor, QuantizationConfig,
 };
 use plateau::exec::Executor;
 use plateau::model::StepShape;
 use plateau::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau::session::{LoadOptions, Row, Session};
-use plateau::tensor::{Bits, Granularity, KvType};
+use plateau::tensor::{Bits, Granularity, KvType, WeightBits};
 use plateau_shaders::attention::paged_attention::FlatParams;
 use plateau_shaders::attention::tiles;
 use plateau_shaders::quantize::flatten_quantize;
@@ -18,11 +18,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const DEFAULT: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
+    weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 /// One scale for every input. The goldens' activations stay under 126 steps of it.
@@ -34,8 +33,7 @@ type Column = fn(i8) -> i8;
 /// How a linear's input becomes integers.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
-    bits: Bits,
-    scale: ActivationScale,
+    activations: ActivationFormat,
     /// Of every channel.
     parts: u32,
     /// Every channel is repeated, and each weight is the sum of its two columns.
@@ -45,8 +43,7 @@ pub(super) struct Style {
 impl Style {
     pub(super) const fn new(bits: Bits, parts: u32) -> Self {
         Self {
-            bits,
-            scale: ActivationScale::Static,
+            activations: ActivationFormat::Static(bits),
             parts,
             repeated: false,
         }
@@ -117,15 +114,15 @@ async fn write(float: &Checkpoint, out: &Path, style: impl Fn(&str) -> Style) {
         let (name, inputs, outputs) = (&linear.name, linear.in_features, linear.out_features);
         let style = style(name);
         let format = LinearFormat {
-            activation_bits: style.bits,
-            activation_scale: style.scale,
+            activations: style.activations,
             ..DEFAULT
         };
         quantization.overrides.insert(name.clone(), format);
         let (scales, rows) = rows(float, name, outputs, inputs).await;
-        let words: Vec<u32> = match style.scale {
-            ActivationScale::Dynamic => rows.iter().flat_map(|row| pack::pack_i8(row)).collect(),
-            ActivationScale::Static => {
+        let fixed = matches!(style.activations, ActivationFormat::Static(_));
+        let words: Vec<u32> = match fixed {
+            false => rows.iter().flat_map(|row| pack::pack_i8(row)).collect(),
+            true => {
                 let flat = |row: &Vec<i8>| pack::pack_i8(&style.columns(row));
                 rows.iter().flat_map(flat).collect()
             }
@@ -143,7 +140,7 @@ async fn write(float: &Checkpoint, out: &Path, style: impl Fn(&str) -> Style) {
             &[outputs],
             bytemuck::cast_vec(scales),
         );
-        if style.scale == ActivationScale::Static {
+        if fixed {
             let parts = style.extras();
             let of_source = |source: u32| {
                 let parts = parts.iter();
@@ -513,7 +510,7 @@ fn a_producer_runs_once_for_each_input() {
         };
 
         let dynamic = Style {
-            scale: ActivationScale::Dynamic,
+            activations: ActivationFormat::Dynamic(Bits::Int8),
             ..Style::new(Bits::Int8, 1)
         };
         let (before, all_dynamic) = counted(&|_| dynamic).await;

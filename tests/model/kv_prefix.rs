@@ -2,13 +2,13 @@
 
 use super::flattened::{self, Style};
 use plateau::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
+    ActivationFormat, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
     LinearFormat, NewTensor,
 };
 use plateau::exec::Executor;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
-use plateau::tensor::{Bits, Granularity, KvType};
+use plateau::tensor::{Bits, Granularity, KvType, WeightBits};
 use plateau_shaders::PAGE_SIZE;
 use plateau_tests::{Rng, device, model};
 use std::ops::ControlFlow;
@@ -16,11 +16,10 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const W8: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
+    weight_bits: WeightBits::Int8,
     weight_scale: Granularity::PerChannel,
     group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
 };
 
 /// A golden, rounded.

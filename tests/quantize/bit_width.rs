@@ -51,20 +51,23 @@ fn values_on_the_steps_are_kept_and_finer_steps_are_nearer() {
     let mut rng = Rng::new(52);
     let mut exact = Histogram::new(7.0, Histogram::DEFAULT_BINS);
     exact.add(&[-7.0, -3.0, 0.0, 1.0, 2.0, 2.0, 6.0]);
-    assert_eq!(exact.divergence(1.0, Bits::Int4), 0.0);
+    assert_eq!(exact.divergence(1.0, Bits::Int4.q_max()), 0.0);
     // A bell: the sum of some uniform values.
     let mut bell = Histogram::new(4.0, Histogram::DEFAULT_BINS);
     for _ in 0..20_000 {
         bell.add(&[rng.floats(4, 1.0).iter().sum()]);
     }
-    let int8 = bell.divergence(4.0 / 127.0, Bits::Int8);
-    let int4 = bell.divergence(4.0 / 7.0, Bits::Int4);
+    let int8 = bell.divergence(4.0 / 127.0, Bits::Int8.q_max());
+    let int4 = bell.divergence(4.0 / 7.0, Bits::Int4.q_max());
     assert!(0.0 < int8 && int8 < int4, "{int8} and {int4}");
-    let total: f64 = bell.quantized(4.0 / 7.0, Bits::Int4).iter().sum();
+    let total: f64 = bell.quantized(4.0 / 7.0, Bits::Int4.q_max()).iter().sum();
     compare::close(&[total], &[20_000.0], tolerance::SAME_FORMULA).expect("nothing is lost");
     // A scale of 0 is a tensor of zeros.
-    assert!(bell.divergence(0.0, Bits::Int4) > int4);
-    assert_eq!(Histogram::new(1.0, 8).divergence(1.0, Bits::Int4), 0.0);
+    assert!(bell.divergence(0.0, Bits::Int4.q_max()) > int4);
+    assert_eq!(
+        Histogram::new(1.0, 8).divergence(1.0, Bits::Int4.q_max()),
+        0.0
+    );
 }
 
 #[test]

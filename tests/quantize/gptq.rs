@@ -4,12 +4,12 @@ use crate::oracle;
 use plateau::quantize::flatten::FlatMap;
 use plateau::quantize::gptq::{Factor, Gptq, GptqConfig, GptqError, Hessian, Order, gptq};
 use plateau::quantize::grid::{ClipSearch, Grid, GridConfig};
-use plateau::tensor::{Bits, Granularity};
+use plateau::tensor::{Granularity, WeightBits};
 use plateau_tests::{Rng, compare, tolerance};
 
 const ORDERS: [Order; 2] = [Order::Natural, Order::Descending];
 
-fn grid(w: &[f32], features: usize, bits: Bits, group_size: usize) -> Grid {
+fn grid(w: &[f32], features: usize, bits: WeightBits, group_size: usize) -> Grid {
     let config = GridConfig {
         bits,
         granularity: Granularity::PerChannel,
@@ -88,7 +88,11 @@ fn gptq_equals_the_textbook() {
         let diagonal = hessian.diagonal();
         let w = rng.floats(rows * features, 1.0);
         for order in ORDERS {
-            for (bits, group_size) in [(Bits::Int4, 0), (Bits::Int4, 32), (Bits::Int8, 0)] {
+            for (bits, group_size) in [
+                (WeightBits::Int4, 0),
+                (WeightBits::Int4, 32),
+                (WeightBits::Int8, 0),
+            ] {
                 let grid = grid(&w, features, bits, group_size);
                 let config = GptqConfig {
                     damping: 0.02,
@@ -159,7 +163,11 @@ fn gptq_is_never_worse_than_rounding_and_mostly_better() {
             },
         )
         .expect("positive definite");
-        for (bits, group_size) in [(Bits::Int4, 0), (Bits::Int4, 64), (Bits::Int8, 0)] {
+        for (bits, group_size) in [
+            (WeightBits::Int4, 0),
+            (WeightBits::Int4, 64),
+            (WeightBits::Int8, 0),
+        ] {
             let grid = grid(&w, features, bits, group_size);
             let found = gptq(&w, &factor, &grid);
             let rounded = grid.round(&w);
@@ -194,7 +202,7 @@ fn with_an_identity_hessian_gptq_is_rounding() {
             .expect("positive definite");
             let w = rng.floats(20 * features, 1.0);
             for group_size in [0, 32] {
-                let grid = grid(&w, features, Bits::Int4, group_size);
+                let grid = grid(&w, features, WeightBits::Int4, group_size);
                 let Gptq {
                     q,
                     errors,
@@ -228,7 +236,7 @@ fn a_flattened_problem_with_repeated_columns_has_a_factor() {
         .chunks(features)
         .flat_map(|row| map.flatten_weights(row))
         .collect();
-    let grid = grid(&w, flat, Bits::Int4, 0);
+    let grid = grid(&w, flat, WeightBits::Int4, 0);
     for order in ORDERS {
         let factor = Factor::new(
             &hessian,
@@ -264,7 +272,7 @@ fn features_that_are_always_zero_are_rounded() {
             .for_each(|j| row[j] = 0.0);
     }
     let w = rng.floats(rows * features, 1.0);
-    let grid = grid(&w, features, Bits::Int4, 0);
+    let grid = grid(&w, features, WeightBits::Int4, 0);
     let rounded = grid.round(&w);
     for damping in [0.0, 0.01] {
         for order in ORDERS {
@@ -287,7 +295,7 @@ fn weights_of_zeros_stay_zero() {
     let x = correlated(&mut rng, 100, 40);
     let factor = Factor::new(&hessian(&x, 40), GptqConfig::default()).expect("positive definite");
     let w = vec![0.0; 3 * 40];
-    let found = gptq(&w, &factor, &grid(&w, 40, Bits::Int4, 32));
+    let found = gptq(&w, &factor, &grid(&w, 40, WeightBits::Int4, 32));
     assert_eq!((found.q, found.errors), (vec![0; 120], vec![0.0; 3]));
 }
 
@@ -321,7 +329,7 @@ fn the_number_of_threads_changes_no_bit() {
         pool.expect("threads").install(|| {
             let hessian = hessian(&x, features);
             let config = GridConfig {
-                bits: Bits::Int4,
+                bits: WeightBits::Int4,
                 granularity: Granularity::PerTensor,
                 group_size: 64,
                 clip: ClipSearch::DEFAULT,

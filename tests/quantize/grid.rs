@@ -1,10 +1,10 @@
 //! Grids and the search for their scales.
 
 use crate::oracle;
-use plateau::checkpoint::{ActivationScale, LinearFormat, LinearShape};
+use plateau::checkpoint::{ActivationFormat, LinearFormat, LinearShape};
 use plateau::quantize::grid::{ClipSearch, Grid, GridConfig};
 use plateau::quantize::linear::LinearPlan;
-use plateau::tensor::{Bits, Granularity};
+use plateau::tensor::{Bits, Granularity, WeightBits};
 use plateau_shaders::pack;
 use plateau_tests::{Rng, compare, tolerance};
 
@@ -16,13 +16,13 @@ fn half(step: f64) -> f64 {
 const GROUP_SIZES: [usize; 4] = [0, 32, 64, 128];
 
 fn configs() -> impl Iterator<Item = GridConfig> {
-    [Bits::Int4, Bits::Int8].into_iter().flat_map(|bits| {
+    WeightBits::ALL.into_iter().flat_map(|bits| {
         [Granularity::PerChannel, Granularity::PerTensor]
             .into_iter()
             .flat_map(move |granularity| {
                 GROUP_SIZES
                     .into_iter()
-                    .filter(move |&size| size == 0 || bits == Bits::Int4)
+                    .filter(move |&size| size == 0 || bits == WeightBits::Int4)
                     .flat_map(move |group_size| {
                         [ClipSearch::OFF, ClipSearch::DEFAULT].map(|clip| GridConfig {
                             bits,
@@ -125,7 +125,7 @@ fn a_search_never_loses_to_no_search() {
                 searched <= full * (1.0 + tolerance::SAME_FORMULA.relative),
                 "{config:?}: {searched} and {full}"
             );
-            if config.bits == Bits::Int4 && config.group_size == 0 {
+            if config.bits == WeightBits::Int4 && config.group_size == 0 {
                 assert!(searched < 0.9 * full, "{config:?}: {searched} and {full}");
             }
         }
@@ -141,7 +141,7 @@ fn the_search_takes_the_least_error_of_its_row_of_ratios() {
         steps: 30,
     };
     let config = GridConfig {
-        bits: Bits::Int4,
+        bits: WeightBits::Int4,
         granularity: Granularity::PerChannel,
         group_size: 0,
         clip,
@@ -174,11 +174,10 @@ fn a_plan_that_clips_rounds_with_less_error() {
             bias: false,
         },
         format: LinearFormat {
-            weight_bits: Bits::Int4,
+            weight_bits: WeightBits::Int4,
             weight_scale: Granularity::PerChannel,
             group_size: 0,
-            activation_bits: Bits::Int8,
-            activation_scale: ActivationScale::Dynamic,
+            activations: ActivationFormat::Dynamic(Bits::Int8),
         },
         input: None,
     };
@@ -204,7 +203,7 @@ fn groups_follow_their_own_range() {
     w[40] = 30.0;
     let fit = |group_size| {
         let config = GridConfig {
-            bits: Bits::Int4,
+            bits: WeightBits::Int4,
             granularity: Granularity::PerChannel,
             group_size,
             clip: ClipSearch::OFF,

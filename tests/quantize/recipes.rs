@@ -6,17 +6,17 @@ use plateau::quantize::calibrate::Samples;
 use plateau::quantize::layer::{HostLayer, Producer};
 use plateau::quantize::outliers::Outliers;
 use plateau::quantize::pipeline::{LayerPlan, all_tensors, decide};
-use plateau::quantize::recipe::{BitPolicy, RECIPES};
+use plateau::quantize::recipe::{Activations, BitPolicy, RECIPES};
 use plateau::quantize::report::totals;
 use plateau::quantize::{QuantizeError, Recipe, Source, quantize};
-use plateau::tensor::Bits;
+use plateau::tensor::{Bits, WeightBits};
 use plateau_tests::tolerance::{
     FLOAT_FEW_ULP, QUANTIZED_HEAD, QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8,
     Tolerance,
 };
 use plateau_tests::{Rng, device, model};
 use pollster::block_on;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const WINDOW: usize = 24;
@@ -95,7 +95,7 @@ fn tolerance(name: &str) -> Option<Tolerance> {
         "flattenquant-w8a8" | "smoothquant-w8a8" | "rtn-w8a8" | "rtn-w8a8-dynamic" => {
             Some(QUANTIZED_INT8)
         }
-        "flattenquant-w4a8" | "rtn-w4a8" => Some(QUANTIZED_INT4),
+        "flattenquant-w4a8" | "rtn-w4a8" | "rtn-w4a16" | "gptq-w4a16" => Some(QUANTIZED_INT4),
         "flattenquant" => Some(QUANTIZED_INT4_BY_INT4),
         // The baselines that are expected to fail.
         _ => None,
@@ -122,7 +122,7 @@ fn every_recipe_quantizes_every_family() {
             match recipe(name).bits {
                 BitPolicy::Int4Share(share) => assert!(int4_share >= share, "{what}: {int4_share}"),
                 BitPolicy::All {
-                    weights: Bits::Int4,
+                    weights: WeightBits::Int4,
                     activations: Bits::Int4,
                 } => assert_eq!(int4_share, 1.0),
                 _ => assert_eq!(int4_share, 0.0, "{what}"),
@@ -255,21 +255,81 @@ fn a_target_size_is_kept_and_more_room_is_used() {
         samples: Some(&samples),
         outliers: None,
     };
-    let bytes = |budget: u64| {
+    let chosen = |budget: u64| {
         let recipe = Recipe {
             bits: BitPolicy::Bytes(budget),
             ..recipe("flattenquant-w4a8")
         };
         let plan = block_on(decide(&source, &mut Executor::twin(), &recipe, &mut |_| {}))?;
         let tensors = all_tensors(&float, &recipe, &plan)?;
-        Ok::<u64, QuantizeError>(tensors.iter().map(|tensor| tensor.bytes()).sum())
+        let linears = plan.iter().flat_map(|layer| &layer.groups);
+        let linears = linears.flat_map(|group| &group.linears);
+        let bits: BTreeSet<WeightBits> = linears.map(|l| l.format.weight_bits).collect();
+        let bytes = tensors.iter().map(|tensor| tensor.bytes()).sum::<u64>();
+        Ok::<_, QuantizeError>((bytes, bits))
     };
-    let large = bytes(1 << 30).expect("room for everything");
-    let headers = 40_000;
-    let middle = bytes(large - 2_000 + headers).expect("room for most");
-    assert!(middle <= large);
-    let none = bytes(1_000).expect_err("no room");
-    assert!(matches!(none, QuantizeError::OverBudget { .. }), "{none}");
+    let (large, bits) = chosen(1 << 30).expect("room for everything");
+    assert_eq!(bits, [WeightBits::Int8].into());
+    let (least, smallest) = least_bytes(chosen(1_000).expect_err("no room"));
+    let mut used = BTreeSet::new();
+    let mut before = 0;
+    for share in 0..8 {
+        let budget = least + share * smallest / 8;
+        let (bytes, bits) = chosen(budget).expect("room");
+        assert!((before..=budget.min(large)).contains(&bytes), "{share}");
+        before = bytes;
+        used.extend(bits);
+    }
+    assert_eq!(used, WeightBits::ALL.into());
+}
+
+/// The least budget of a model, and what of it are the linears.
+fn least_bytes(error: QuantizeError) -> (u64, u64) {
+    match error {
+        QuantizeError::OverBudget { rest, source } => (rest + source.smallest, source.smallest),
+        other => panic!("another error: {other}"),
+    }
+}
+
+#[test]
+fn mixed_weights_are_written_and_read_with_integer_and_float_activations() {
+    for folder in model::goldens() {
+        let float = block_on(model::open(&folder));
+        let file_size = |folder: &Path| -> u64 {
+            let files = bytes_of(folder).into_iter();
+            let tensors = files.filter(|(name, _)| name.ends_with(".safetensors"));
+            tensors.map(|(_, bytes)| bytes.len() as u64).sum()
+        };
+        for activations in [
+            Activations::Static,
+            Activations::Dynamic,
+            Activations::Float,
+        ] {
+            let what = format!("{} {activations:?}", folder.display());
+            let recipe = |budget: u64| Recipe {
+                bits: BitPolicy::Bytes(budget),
+                activations,
+                ..recipe("flattenquant-w4a8")
+            };
+            let out = tempfile::tempdir().expect("a folder");
+            let none = run(&float, &mut Executor::twin(), &recipe(0), out.path());
+            let (least, smallest) = least_bytes(none.expect_err("no room"));
+            // Room for a quarter more than INT4.
+            let budget = least + smallest / 4;
+            let recipe = recipe(budget);
+            let plan = run(&float, &mut Executor::twin(), &recipe, out.path());
+            let plan = plan.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(file_size(out.path()) <= budget, "{what}");
+            let found = error(&float, out.path());
+            let linears = plan.iter().flat_map(|layer| &layer.groups);
+            let linears = linears.flat_map(|group| &group.linears);
+            let bits = linears.map(|linear| linear.format.weight_bits.count());
+            let bits: Vec<u32> = bits.collect();
+            println!("{what}: {found:.4} with {bits:?}");
+            assert!(bits.contains(&5) || bits.contains(&6), "{what}: {bits:?}");
+            assert!(found <= QUANTIZED_INT4.relative, "{what}: {found}");
+        }
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Models for tests: the goldens of this repository, the built-in model, and larger ones that may lie beside it.
 
-use plateau::checkpoint::{ActivationScale, Checkpoint, Folder, LinearFormat};
+use plateau::checkpoint::{ActivationFormat, Checkpoint, Folder, LinearFormat};
 use plateau::exec::Executor;
 use plateau::quantize::recipe::{Activations, BitPolicy};
 use plateau::quantize::{Progress, QuantizeError, Recipe, Source, quantize};
 use plateau::session::{LoadOptions, Session};
-use plateau::tensor::{KvType, Quant};
+use plateau::tensor::{Bits, KvType, Quant, WeightBits};
 use std::path::{Path, PathBuf};
 
 /// The folders of tests/golden that hold a model.
@@ -115,13 +115,14 @@ pub async fn round_to_nearest(
     let plain = Recipe::named("rtn-w8a8-dynamic").expect("a recipe");
     let recipe = Recipe {
         name: ROUNDED.to_owned(),
-        activations: match format.activation_scale {
-            ActivationScale::Dynamic => Activations::Dynamic,
-            ActivationScale::Static => Activations::Static,
+        activations: match format.activations {
+            ActivationFormat::Float => Activations::Float,
+            ActivationFormat::Dynamic(_) => Activations::Dynamic,
+            ActivationFormat::Static(_) => Activations::Static,
         },
         bits: BitPolicy::All {
             weights: format.weight_bits,
-            activations: format.activation_bits,
+            activations: format.activations.bits().unwrap_or(Bits::Int8),
         },
         weight_scale: format.weight_scale,
         group_size: format.group_size,
@@ -130,4 +131,30 @@ pub async fn round_to_nearest(
     let mut twin = Executor::twin();
     let done = quantize(&source, &mut twin, &recipe, out_dir, shard_bytes, progress);
     done.await.map(|_| ())
+}
+
+/// The integers of a row, by the words of the format's description: `words` of `qweight`, `high` of `qweight_high`.
+pub fn integers(words: &[u32], high: &[u32], bits: WeightBits) -> Vec<i32> {
+    if bits == WeightBits::Int8 {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        return bytes.map(|byte| i32::from(byte as i8)).collect();
+    }
+    let nibbles = words.iter().flat_map(|word| {
+        let bytes = word.to_le_bytes();
+        let low = bytes.map(|byte| i32::from(byte & 15));
+        let high = bytes.map(|byte| i32::from(byte >> 4));
+        [low, high].concat()
+    });
+    let value = |(at, nibble): (usize, i32)| {
+        let (block, g, b) = (at / 32, at % 32 / 4, at % 4);
+        let byte = |word: u32| i32::from(word.to_le_bytes()[b]);
+        match bits {
+            WeightBits::Int5 => nibble + 16 * (byte(high[block]) >> g & 1) - 16,
+            WeightBits::Int6 => {
+                nibble + 16 * (byte(high[2 * block + g / 4]) >> (2 * (g % 4)) & 3) - 32
+            }
+            WeightBits::Int4 | WeightBits::Int8 => nibble - 8,
+        }
+    };
+    nibbles.enumerate().map(value).collect()
 }

@@ -114,9 +114,10 @@ pub const QUANTIZED_INT8: Tolerance = Tolerance {
     relative: 0.2,
 };
 
-/// The same with INT4 weights, whose step is 18 times as large: 0.14 to 0.46.
+/// The same with INT4 weights, whose step is 18 times as large: 0.13 to 0.53, with INT8 activations or floats, which make little
+/// difference then.
 pub const QUANTIZED_INT4: Tolerance = Tolerance {
-    name: "logits of an INT4 model with INT8 activations",
+    name: "logits of a model with INT4 weights",
     absolute: 0.0,
     relative: 0.6,
 };

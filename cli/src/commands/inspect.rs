@@ -1,12 +1,12 @@
 //! `plateau inspect`: what is in a model.
 
 use crate::args::Inspect;
-use crate::console::{bytes, count, print, print_json};
+use crate::console::{bytes, print, print_json};
 use crate::load;
 use anyhow::Result;
-use plateau::checkpoint::{ActivationScale, Checkpoint, LinearFormat, ModelConfig};
+use plateau::checkpoint::{Checkpoint, LinearFormat, ModelConfig, QuantizationConfig};
 use plateau::session::{LoadOptions, memory_needed};
-use plateau::tensor::Granularity;
+use plateau::tensor::{Bits, Granularity};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -46,6 +46,8 @@ struct Quantization<'a> {
     recipe: &'a str,
     default: Format,
     overrides: BTreeMap<&'a str, Format>,
+    /// Linears of each format, by its label.
+    linears: BTreeMap<String, usize>,
 }
 
 #[derive(Serialize)]
@@ -53,7 +55,7 @@ struct Format {
     weight_bits: u32,
     weight_scale: &'static str,
     group_size: u32,
-    activation_bits: u32,
+    activation_bits: Option<u32>,
     activation_scale: &'static str,
 }
 
@@ -117,6 +119,7 @@ fn describe<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Mod
                     .iter()
                     .map(|(name, of)| (name.as_str(), format(of)))
                     .collect(),
+                linears: formats(&checkpoint.config, quantization),
             }),
         memory: Memory {
             context_size: load::context_size(&checkpoint.config, options),
@@ -146,6 +149,15 @@ fn config(config: &ModelConfig) -> Config {
     }
 }
 
+fn formats(config: &ModelConfig, quantization: &QuantizationConfig) -> BTreeMap<String, usize> {
+    let mut formats = BTreeMap::new();
+    for linear in config.linears() {
+        let label = load::linear_format_label(&quantization.format(&linear.name));
+        *formats.entry(label).or_insert(0) += 1;
+    }
+    formats
+}
+
 fn format(format: &LinearFormat) -> Format {
     Format {
         weight_bits: format.weight_bits.count(),
@@ -154,11 +166,8 @@ fn format(format: &LinearFormat) -> Format {
             Granularity::PerTensor => "per_tensor",
         },
         group_size: format.group_size,
-        activation_bits: format.activation_bits.count(),
-        activation_scale: match format.activation_scale {
-            ActivationScale::Dynamic => "dynamic",
-            ActivationScale::Static => "static",
-        },
+        activation_bits: format.activations.bits().map(Bits::count),
+        activation_scale: format.activations.name(),
     }
 }
 
@@ -177,16 +186,21 @@ fn text(model: &Model) -> String {
     let quantization = model.quantization.as_ref().map_or_else(
         || format!("{} (as loaded; the file is a float model)", model.format),
         |quantization| {
-            let others = match quantization.overrides.len() {
-                0 => String::new(),
-                others => format!(", {} in other formats", count(others, "linear")),
+            let activations = match quantization.default.activation_scale {
+                "float" => "float activations".to_owned(),
+                scale => format!("{scale} activation scales"),
+            };
+            let counts = quantization.linears.iter();
+            let counts: Vec<String> = counts
+                .map(|(label, linears)| format!("{linears} in {label}"))
+                .collect();
+            let others = match counts.len() {
+                0 | 1 => String::new(),
+                _ => format!(", {}", counts.join(", ")),
             };
             format!(
-                "{} ({}), {} weight scales, {} activation scales{others}",
-                model.format,
-                quantization.recipe,
-                quantization.default.weight_scale,
-                quantization.default.activation_scale,
+                "{} ({}), {} weight scales, {activations}{others}",
+                model.format, quantization.recipe, quantization.default.weight_scale,
             )
         },
     );

@@ -24,12 +24,13 @@ const MODEL_CARD: &str = "README.md";
 const DEFAULT_WINDOW: u32 = 512;
 
 pub async fn run(args: &Quantize, console: &Console) -> Result<()> {
-    let mut recipe = with_knobs(&args.recipe, &args.knobs)?;
     let folder = load::folder(Some(&args.model))?;
     if !args.dry_run {
         check_out(&args.out, args.force, &folder)?;
     }
     let checkpoint = Checkpoint::open(folder).await?;
+    let parameters = load::parameters(&checkpoint.config);
+    let mut recipe = with_knobs(&args.recipe, &args.knobs, parameters)?;
     // Without a token that begins every text there is none to be stored.
     if recipe.prefix && checkpoint.generation.bos_token_id.is_none() {
         if args.knobs.prefix == Some(true) {
@@ -156,8 +157,8 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-/// The recipe with what was asked for on the command line.
-fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
+/// The recipe with what was asked for on the command line, for a model of so many weights.
+fn with_knobs(recipe: &Recipe, knobs: &KnobArgs, parameters: u64) -> Result<Recipe> {
     let mut recipe = recipe.clone();
     if let Some(size) = knobs.group_size {
         recipe.group_size = size;
@@ -186,6 +187,9 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
     if let Some(megabytes) = knobs.target_size {
         recipe.bits = BitPolicy::Bytes((f64::from(megabytes) * 1e6) as u64);
     }
+    if let Some(bits) = knobs.target_bpw {
+        recipe.bits = BitPolicy::Bytes((f64::from(bits) * parameters as f64 / 8.0) as u64);
+    }
     let mixing = match (knobs.int4_share, knobs.kl_limit) {
         (Some(share), _) => Some(("--int4-share", BitPolicy::Int4Share(share.into()))),
         (None, Some(limit)) => Some(("--kl-limit", BitPolicy::DivergenceLimit(limit.into()))),
@@ -199,6 +203,16 @@ fn with_knobs(recipe: &Recipe, knobs: &KnobArgs) -> Result<Recipe> {
             )));
         }
         recipe.bits = bits;
+    }
+    let mixes = matches!(
+        recipe.bits,
+        BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_)
+    );
+    if mixes && recipe.activations == Activations::Float {
+        return Err(usage(format!(
+            "--activations float: {} mixes widths of activations, which floats do not have",
+            recipe.name
+        )));
     }
     match knobs.gptq {
         Some(true) => recipe.gptq = recipe.gptq.or(Some(GptqConfig::default())),

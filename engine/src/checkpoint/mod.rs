@@ -18,8 +18,9 @@ pub use error::{LoadError, LoadErrorKind};
 pub use folder::Folder;
 pub use names::{Fold, HEAD, LayerShape, LinearGroup, LinearShape, NormShape};
 pub use quantized::{
-    ActivationScale, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat,
-    MAX_PARTS, MAX_PREFIX_TOKENS, QUANT_METHOD, QuantizationConfig, check_flatten_map,
+    ActivationFormat, BadFlattenMap, FLATTEN_PADDING, FORMAT_VERSION, KvPrefix, LinearFormat,
+    MAX_PARTS, MAX_PREFIX_TOKENS, QUANT_METHOD, QuantizationConfig, TABLE_FORMAT,
+    check_flatten_map,
 };
 pub use safetensors::{Checkpoint, Dtype, DtypeName, TensorInfo};
 pub use source::ByteSource;

@@ -1,4 +1,4 @@
-//! The quantized checkpoint, version 1: `quantization_config` of `config.json`, and the names and shapes of its tensors.
+//! The quantized checkpoint, version 2: `quantization_config` of `config.json`, and the names and shapes of its tensors.
 //!
 //! # Format
 //!
@@ -11,7 +11,7 @@
 //! ```json
 //! {
 //!   "quant_method": "flattenquant",
-//!   "version": 1,
+//!   "version": 2,
 //!   "producer": "plateau 0.1.0",
 //!   "recipe": "flattenquant-w4a8",
 //!   "default": {
@@ -23,21 +23,27 @@
 //! }
 //! ```
 //!
-//! - `version`: a reader refuses what it does not know. No other keys may be present: a version says what there is.
+//! - `version`: a reader refuses what it does not know. No other keys may be present: a version says what there is. Version 1 is
+//!   this one without `weight_bits` 5 and 6, and without `"float"` activations.
 //! - `producer`, `recipe`: for people; `recipe` may be empty, and both may be absent.
 //! - `default` is how every linear of the decoder is stored; `overrides` (may be absent) names those that differ, each with all
 //!   five keys:
-//!   - `weight_bits`, `activation_bits`: 4 (integers from -7 to 7) or 8 (-127 to 127), symmetric, no zero point. INT4
-//!     activations are computed as bytes; only their range is smaller.
+//!   - `weight_bits`: 4 (integers from -7 to 7), 5 (-15 to 15), 6 (-31 to 31) or 8 (-127 to 127), symmetric, no zero point. INT5 and
+//!     INT6 make files smaller, not devices faster: they are expanded to INT8 while they are loaded, and computed as INT8.
+//!   - `activation_bits`: 4 or 8, in the same ranges. INT4 activations are computed as bytes; only their range is smaller. Null, or
+//!     absent, where `activation_scale` is `"float"`.
 //!   - `weight_scale`: `"channel"`, one scale for each output channel, or `"tensor"`, one in all.
 //!   - `group_size`: 32, 64 or 128 input features that share a multiplier, or 0 for none. Only with `weight_bits` 4.
-//!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time, or `"static"`, stored with a flatten map.
+//!   - `activation_scale`: `"dynamic"`, from each token's absmax at run time; `"static"`, stored with a flatten map; or `"float"`: there
+//!     are none, the weights become f32 while they are loaded and the linear computes in f32. That shows what a way of rounding
+//!     weights costs by itself; it saves no memory and no time on a device.
 //! - `kv_prefix`: null or absent, or `{"tokens": [ids]}`, 1 to 64 ids. A sequence that begins with these tokens has the stored keys
 //!   and values for them, and not computed ones; other sequences do not. Large activations live in the first token (`<s>`), so its
 //!   keys and values from the float model, never quantized, spare the layers most of them, as PrefixQuant
 //!   ([arXiv 2410.05265](https://arxiv.org/abs/2410.05265)) and IntactKV ([arXiv 2403.01241](https://arxiv.org/abs/2403.01241)) do.
 //!
-//! The embedding, and the head where it is not tied, are always INT8 with a scale per row.
+//! The embedding, and the head where it is not tied, are always INT8 with a scale per row, and the head's activations INT8 with a
+//! scale for each token.
 //!
 //! ## Tensors
 //!
@@ -46,7 +52,8 @@
 //!
 //! | tensor | dtype, shape | there when |
 //! | --- | --- | --- |
-//! | `NAME.qweight` | U32 `[out, padded / 8]` (INT4) or `[out, padded / 4]` (INT8) | always |
+//! | `NAME.qweight` | U32 `[out, padded / 8]` (INT4, INT5, INT6) or `[out, padded / 4]` (INT8) | always |
+//! | `NAME.qweight_high` | U32 `[out, padded / 32]` (INT5) or `[out, padded / 16]` (INT6) | `weight_bits` 5 or 6 |
 //! | `NAME.scales` | F32 `[out]`, or `[1]` for `"tensor"` | always |
 //! | `NAME.multipliers` | U32 `[out, ceil(groups / 8)]`, `groups = ceil(padded / group_size)` | `group_size` > 0 |
 //! | `NAME.bias` | F32 `[out]` | the family has one |
@@ -68,6 +75,10 @@
 //! offset binary nibbles `n = w + 8`: the word of features f to f+7 has in byte b (0 to 3) feature f+b in the low nibble and
 //! feature f+4+b in the high one; the padding is `0x88888888`. In `multipliers` nibble g % 8 (from the lowest) of word g / 8 of
 //! a row holds m - 1 of group g, m from 1 to 16; the padding is 0.
+//!
+//! INT5 is `n = w + 16`, INT6 `n = w + 32`, with padding of w = 0. The low four bits of n are in `qweight`, placed as INT4's; the
+//! high ones in `qweight_high`: of the 32 features from f on, those of feature f + 4 g + b are in byte b, for INT5 bit g of it in the one
+//! word, for INT6 bits 2 (g % 4) and 2 (g % 4) + 1 of it in word g / 4 of two.
 //!
 //! A weight's value is `w * scale`, with groups `w * m * scale`. A weight's scale may be 0 (a row of zeros), `input_scale` not.
 //! With dynamic activations `y = (sum over features of x_q * w * m) * (x_scale * w_scale) + bias`.
@@ -94,16 +105,16 @@ use super::config::{MAX_CONFIG_BYTES, MAX_FEATURES};
 use super::json::{Fields, shortened};
 use super::safetensors::{Checkpoint, Dtype};
 use super::{LinearShape, LoadError};
-use crate::tensor::{Bits, Granularity};
-use plateau_shaders::padded;
+use crate::tensor::{Bits, Granularity, WeightBits};
+use plateau_shaders::{pack, padded};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// `quant_method` of this format.
 pub const QUANT_METHOD: &str = "flattenquant";
-/// `version` that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// `version` that this program writes; it reads those before too.
+pub const FORMAT_VERSION: u32 = 2;
 /// A word of a flatten map for a channel that is always zero.
 pub const FLATTEN_PADDING: u32 = 0xff00_0000;
 /// Most parts of one channel, part 0 included: the last part that a map can name, 254, and [`FLATTEN_PADDING`]'s stays free.
@@ -117,36 +128,72 @@ const WORD_BYTES: u32 = 4;
 /// Most tokens of a stored KV prefix.
 pub const MAX_PREFIX_TOKENS: usize = 64;
 
-/// Where the scale of a linear's input comes from.
+/// What a linear's input becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActivationScale {
-    /// absmax of each token, at run time.
-    Dynamic,
-    /// One for the tensor, in the checkpoint, with a flatten map.
-    Static,
+pub enum ActivationFormat {
+    /// It stays f32, and the weights are f32 on the device.
+    Float,
+    /// Integers, with a scale from the absmax of each token at run time.
+    Dynamic(Bits),
+    /// Integers, with one scale for the tensor and a flatten map in the checkpoint.
+    Static(Bits),
+}
+
+impl ActivationFormat {
+    /// Of the integers, where there are any.
+    pub const fn bits(self) -> Option<Bits> {
+        match self {
+            ActivationFormat::Float => None,
+            ActivationFormat::Dynamic(bits) | ActivationFormat::Static(bits) => Some(bits),
+        }
+    }
+
+    /// As `activation_scale` says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ActivationFormat::Float => "float",
+            ActivationFormat::Dynamic(_) => "dynamic",
+            ActivationFormat::Static(_) => "static",
+        }
+    }
 }
 
 /// How one linear is stored and computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearFormat {
-    pub weight_bits: Bits,
+    pub weight_bits: WeightBits,
     pub weight_scale: Granularity,
     /// Features that share an integer multiplier of the channel's scale: 32, 64, 128, or 0 for none. INT4 only.
     pub group_size: u32,
-    pub activation_bits: Bits,
-    pub activation_scale: ActivationScale,
+    pub activations: ActivationFormat,
 }
+
+/// The embedding and the head: INT8 with a scale for each row.
+pub const TABLE_FORMAT: LinearFormat = LinearFormat {
+    weight_bits: WeightBits::Int8,
+    weight_scale: Granularity::PerChannel,
+    group_size: 0,
+    activations: ActivationFormat::Dynamic(Bits::Int8),
+};
 
 impl LinearFormat {
     /// Group sizes that exist.
     pub const GROUP_SIZES: [u32; 4] = [0, 32, 64, 128];
 
-    /// Words of a row of weights with `flat_features` inputs.
+    /// Words of a row of weights with `flat_features` inputs, the plane of high bits not among them.
     pub const fn row_words(&self, flat_features: u32) -> u32 {
         match self.weight_bits {
-            Bits::Int4 => padded(flat_features) / WORD_NIBBLES,
-            Bits::Int8 => padded(flat_features) / WORD_BYTES,
+            WeightBits::Int8 => padded(flat_features) / WORD_BYTES,
+            WeightBits::Int4 | WeightBits::Int5 | WeightBits::Int6 => {
+                padded(flat_features) / WORD_NIBBLES
+            }
         }
+    }
+
+    /// Words of a row's high bits; 0 where there is no such plane.
+    pub const fn high_row_words(&self, flat_features: u32) -> u32 {
+        let high_bits = self.weight_bits.high_bits() as usize;
+        pack::high_row_words(flat_features as usize, high_bits) as u32
     }
 
     /// Words of a row's multipliers; 0 without groups.
@@ -165,6 +212,22 @@ impl LinearFormat {
         }
     }
 
+    /// The values of a row: `words` and `multipliers` as a device has them, `scale` the row's. Each is rounded once.
+    pub fn dequantize_row(&self, words: &[u32], scale: f32, multipliers: &[u32], row: &mut [f32]) {
+        let mut integers = vec![0_i8; row.len()];
+        match self.weight_bits.on_device() {
+            Bits::Int4 => pack::unpack_i4(words, &mut integers),
+            Bits::Int8 => pack::unpack_i8(words, &mut integers),
+        }
+        for (feature, (value, integer)) in row.iter_mut().zip(integers).enumerate() {
+            let multiplier = feature
+                .checked_div(self.group_size as usize)
+                .map_or(1, |group| pack::multiplier(multipliers, group));
+            // A whole number of at most 127 times the scale.
+            *value = scale * (multiplier as f32 * f32::from(integer));
+        }
+    }
+
     fn parse(fields: &Fields) -> Result<Self, LoadError> {
         refuse_other_keys(
             fields,
@@ -176,12 +239,11 @@ impl LinearFormat {
                 "activation_scale",
             ],
         )?;
-        let bits = |key| match fields.required_count(key, u32::MAX.into())? {
-            4 => Ok(Bits::Int4),
-            8 => Ok(Bits::Int8),
-            other => Err(fields.invalid(key, other, "4 or 8")),
-        };
-        let weight_bits = bits("weight_bits")?;
+        let count = fields.required_count("weight_bits", u32::MAX.into())?;
+        let weight_bits = WeightBits::ALL
+            .into_iter()
+            .find(|bits| bits.count() == count)
+            .ok_or_else(|| fields.invalid("weight_bits", count, "4, 5, 6 or 8"))?;
         let weight_scale = match fields.required_text("weight_scale")? {
             "channel" => Granularity::PerChannel,
             "tensor" => Granularity::PerTensor,
@@ -197,17 +259,30 @@ impl LinearFormat {
         if !Self::GROUP_SIZES.contains(&group_size) {
             return Err(fields.invalid("group_size", group_size, "0, 32, 64 or 128"));
         }
-        if group_size > 0 && weight_bits == Bits::Int8 {
-            return Err(fields.invalid("group_size", group_size, "0 where weight_bits is 8"));
+        if group_size > 0 && weight_bits != WeightBits::Int4 {
+            let expected = format!("0 where weight_bits is {count}");
+            return Err(fields.invalid("group_size", group_size, expected));
         }
-        let activation_scale = match fields.required_text("activation_scale")? {
-            "dynamic" => ActivationScale::Dynamic,
-            "static" => ActivationScale::Static,
+        let bits = || match fields.required_count("activation_bits", u32::MAX.into())? {
+            4 => Ok(Bits::Int4),
+            8 => Ok(Bits::Int8),
+            other => Err(fields.invalid("activation_bits", other, "4 or 8")),
+        };
+        let activations = match fields.required_text("activation_scale")? {
+            "dynamic" => ActivationFormat::Dynamic(bits()?),
+            "static" => ActivationFormat::Static(bits()?),
+            "float" => match fields.value("activation_bits") {
+                None => ActivationFormat::Float,
+                Some(found) => {
+                    let expected = "null where activation_scale is 'float'";
+                    return Err(fields.invalid("activation_bits", shortened(found), expected));
+                }
+            },
             other => {
                 return Err(fields.invalid(
                     "activation_scale",
                     format!("'{other}'"),
-                    "'dynamic' or 'static'",
+                    "'dynamic', 'static' or 'float'",
                 ));
             }
         };
@@ -215,8 +290,7 @@ impl LinearFormat {
             weight_bits,
             weight_scale,
             group_size,
-            activation_bits: bits("activation_bits")?,
-            activation_scale,
+            activations,
         })
     }
 
@@ -228,11 +302,8 @@ impl LinearFormat {
                 Granularity::PerTensor => "tensor",
             },
             "group_size": self.group_size,
-            "activation_bits": self.activation_bits.count(),
-            "activation_scale": match self.activation_scale {
-                ActivationScale::Dynamic => "dynamic",
-                ActivationScale::Static => "static",
-            },
+            "activation_bits": self.activations.bits().map(Bits::count),
+            "activation_scale": self.activations.name(),
         })
     }
 }
@@ -266,7 +337,7 @@ impl KvPrefix {
 /// `quantization_config`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizationConfig {
-    /// Of the format; this program reads 1.
+    /// Of the format: 1 or 2.
     pub version: u32,
     /// The program that made it, for messages.
     pub producer: String,
@@ -330,8 +401,8 @@ impl QuantizationConfig {
             return Err(fields.invalid("quant_method", format!("'{method}'"), expected));
         }
         let version = fields.required_count("version", u32::MAX.into())?;
-        if version != FORMAT_VERSION {
-            let expected = format!("{FORMAT_VERSION}, which is what this program reads");
+        if !(1..=FORMAT_VERSION).contains(&version) {
+            let expected = format!("1 to {FORMAT_VERSION}, which is what this program reads");
             return Err(fields.invalid("version", version, expected));
         }
         let known = [
@@ -485,9 +556,9 @@ fn check_linear(
         bias,
     } = linear;
     let out = u64::from(*out_features);
-    let extra = match format.activation_scale {
-        ActivationScale::Dynamic => 0,
-        ActivationScale::Static => {
+    let extra = match format.activations {
+        ActivationFormat::Float | ActivationFormat::Dynamic(_) => 0,
+        ActivationFormat::Static(_) => {
             checkpoint.expect_dtype(&format!("{name}.input_scale"), &[1], Dtype::F32)?;
             checkpoint.expect_dtype(
                 &format!("{name}.flatten_index"),
@@ -503,6 +574,10 @@ fn check_linear(
         &[out, format.row_words(flat).into()],
         Dtype::U32,
     )?;
+    if format.weight_bits.high_bits() > 0 {
+        let words = format.high_row_words(flat).into();
+        checkpoint.expect_dtype(&format!("{name}.qweight_high"), &[out, words], Dtype::U32)?;
+    }
     checkpoint.expect_dtype(
         &format!("{name}.scales"),
         &[format.num_scales(*out_features).into()],
@@ -570,6 +645,64 @@ impl Checkpoint {
         })
     }
 
+    /// How the weight `name` is stored; `None` for one that is float.
+    pub fn stored_format(&self, name: &str) -> Option<LinearFormat> {
+        let quantization = self.quantization.as_ref()?;
+        if self.config.tables().contains(&name) {
+            return Some(TABLE_FORMAT);
+        }
+        let mut floats = self.config.float_matrices().into_iter();
+        match floats.any(|(float, _)| float == name) {
+            true => None,
+            false => Some(quantization.format(name)),
+        }
+    }
+
+    /// Rows of the weight `name`, which has `format`, as a device holds them: [`WeightBits::on_device`]. An integer that is out
+    /// of range is an error.
+    pub async fn read_weight(
+        &self,
+        name: &str,
+        format: LinearFormat,
+        flat_features: u32,
+        rows: Range<usize>,
+    ) -> Result<Vec<u32>, LoadError> {
+        let tensor = format!("{name}.qweight");
+        let row_words = format.row_words(flat_features) as usize;
+        let first = (rows.start * row_words) as u64;
+        let mut words = self
+            .read_u32(&tensor, first, rows.len() * row_words)
+            .await?;
+        let high_words = format.high_row_words(flat_features) as usize;
+        if high_words > 0 {
+            let high = format!("{name}.qweight_high");
+            let first = (rows.start * high_words) as u64;
+            let high = self.read_u32(&high, first, rows.len() * high_words).await?;
+            let high_bits = format.weight_bits.high_bits() as usize;
+            let mut integers = vec![0; padded(flat_features) as usize];
+            let nibbles = words.chunks_exact(row_words);
+            let planes = nibbles.zip(high.chunks_exact(high_words));
+            let expanded = planes.flat_map(|(nibbles, high)| {
+                pack::unpack_planes(nibbles, high, high_bits, &mut integers);
+                pack::pack_i8(&integers)
+            });
+            words = expanded.collect();
+        }
+        match (
+            out_of_range(&words, format.weight_bits),
+            self.tensors.get(&tensor),
+        ) {
+            (Some(at), Some(info)) => {
+                let row = rows.start + at / (words.len() / rows.len());
+                let q_max = format.weight_bits.q_max();
+                let found = format!("-{}", q_max + 1);
+                let expected = format!("integers from -{q_max} to {q_max}");
+                Err(self.bad_tensor(&tensor, info, &format!("row {row} of"), found, expected))
+            }
+            _ => Ok(words),
+        }
+    }
+
     /// The scale of a linear's static activations: above 0, and its inverse is finite too.
     pub async fn read_input_scale(&self, name: &str) -> Result<f32, LoadError> {
         let name = format!("{name}.input_scale");
@@ -598,6 +731,25 @@ impl Checkpoint {
                 "a scale of 0 or more",
             )),
             _ => Ok(scales),
+        }
+    }
+}
+
+/// The first of a device's words that has an integer outside of the symmetric range: a byte or nibble can be one too low.
+fn out_of_range(words: &[u32], bits: WeightBits) -> Option<usize> {
+    match bits.on_device() {
+        Bits::Int4 => {
+            // A nibble of 0 borrows from its highest bit, which was not set.
+            const ONES: u32 = 0x1111_1111;
+            words
+                .iter()
+                .position(|word| word.wrapping_sub(ONES) & !word & (ONES << 3) != 0)
+        }
+        Bits::Int8 => {
+            let least = -(bits.q_max() as i32) - 1;
+            words
+                .iter()
+                .position(|word| word.to_le_bytes().contains(&(least as u8)))
         }
     }
 }

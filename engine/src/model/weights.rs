@@ -2,8 +2,10 @@
 //! together, in its file.
 
 use super::{llama, opt};
-use crate::checkpoint::{Architecture, HEAD, LinearGroup, ModelConfig, NormShape};
-use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, WeightFormat};
+use crate::checkpoint::{
+    ActivationFormat, Architecture, HEAD, LinearFormat, LinearGroup, ModelConfig, NormShape,
+};
+use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, StaticInput, WeightFormat};
 use crate::plan::{BufferId, SharedBuffers};
 use crate::tensor::Bits;
 use std::ops::Range;
@@ -13,6 +15,29 @@ use std::ops::Range;
 pub struct LinearSpec {
     pub format: WeightFormat,
     pub input: Input,
+}
+
+impl LinearSpec {
+    /// Of a linear of a quantized checkpoint. `input` is there where its activations are static; without it, for a plan that
+    /// counts memory, they are taken for dynamic ones.
+    pub fn stored(format: LinearFormat, input: Option<StaticInput>) -> Self {
+        let bits = match format.activations {
+            ActivationFormat::Float => {
+                return Self {
+                    format: WeightFormat::F32,
+                    input: Input::Float,
+                };
+            }
+            ActivationFormat::Dynamic(bits) | ActivationFormat::Static(bits) => bits,
+        };
+        Self {
+            format: WeightFormat::Int {
+                bits: format.weight_bits.on_device(),
+                group_size: format.group_size,
+            },
+            input: input.map_or(Input::Dynamic(bits), Input::Static),
+        }
+    }
 }
 
 /// What decides the buffers besides the model's shape.

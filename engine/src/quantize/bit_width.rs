@@ -50,16 +50,16 @@ impl Histogram {
         &self.counts
     }
 
-    /// The distribution that is left when values are quantized: what falls on one step is spread evenly over the bins of that
+    /// The distribution that is left when values are quantized to at most `q_max` steps of `scale`: what falls on one step is spread evenly over the bins of that
     /// step in which there was anything at all.
-    pub fn quantized(&self, scale: f32, bits: Bits) -> Vec<f64> {
-        let step = Step::new(scale.into(), bits);
+    pub fn quantized(&self, scale: f32, q_max: u32) -> Vec<f64> {
+        let step = Step::new(scale.into(), q_max);
         let width = 2.0 * f64::from(self.bound) / self.counts.len() as f64;
         let level = |bin: usize| {
             let center = (bin as f64 + 0.5) * width - f64::from(self.bound);
-            (step.round(center) + f64::from(bits.q_max())) as usize
+            (step.round(center) + f64::from(q_max)) as usize
         };
-        let mut totals = vec![(0, 0_u64); 2 * bits.q_max() as usize + 1];
+        let mut totals = vec![(0, 0_u64); 2 * q_max as usize + 1];
         for (bin, &count) in self
             .counts
             .iter()
@@ -78,9 +78,9 @@ impl Histogram {
     }
 
     /// How far the quantized distribution is from the float one.
-    pub fn divergence(&self, scale: f32, bits: Bits) -> f64 {
+    pub fn divergence(&self, scale: f32, q_max: u32) -> f64 {
         let counts: Vec<f64> = self.counts.iter().map(|&count| count as f64).collect();
-        kl_divergence(&counts, &self.quantized(scale, bits))
+        kl_divergence(&counts, &self.quantized(scale, q_max))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exec::{Executor, PlanId};
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, StepShape, WeightsConfig,
 };
-use crate::ops::{Input, WeightFormat};
+use crate::ops::{Input, Linear, WeightFormat};
 use crate::plan::{BufferId, Grid, Plan, SharedBuffers};
 use crate::tensor::KvType;
 use plateau_shaders::attention::tiles;
@@ -290,8 +290,6 @@ impl<'a> Stage<'a> {
             .flatten();
         let linears = models.flat_map(|model| model.weights.linears());
         for linear in linears.filter(|l| l.linear.input == Input::Float) {
-            let in_features = linear.in_features as usize;
-            let stride = padded(linear.in_features) as usize;
             let join = |suffix: &str| -> Vec<f32> {
                 let tensors = linear.sources.iter();
                 tensors
@@ -305,21 +303,13 @@ impl<'a> Stage<'a> {
             } else {
                 Vec::new()
             };
-            for range in &linear.linear.ranges {
-                let rows = range.first_row as usize..(range.first_row + range.rows) as usize;
-                let weights = &weights[rows.start * in_features..rows.end * in_features];
-                self.executor
-                    .write(range.w, 0, &padded_rows(weights, in_features, stride))?;
-                if linear.linear.has_bias {
-                    self.executor
-                        .write(range.aux, 0, bytemuck::cast_slice(&bias[rows]))?;
-                }
-            }
+            write_float_rows(self.executor, &linear.linear, &weights, &bias)?;
         }
         Ok(())
     }
 
-    /// Integer weights of the linear with this label, the quantized linears in the order of its rows.
+    /// Quantized weights of the linear with this label, the quantized linears in the order of its rows: as integers, or what they
+    /// stand for where the linear computes in floats.
     pub fn write_quantized(
         &mut self,
         label: &str,
@@ -331,9 +321,14 @@ impl<'a> Stage<'a> {
             .linears()
             .find(|l| l.linear.label == label);
         let linear = &found.expect("a label of this layer").linear;
+        let bias: Vec<f32> = parts.iter().flat_map(|p| &p.bias).copied().collect();
+        if linear.input == Input::Float {
+            let features = linear.in_features as usize;
+            let values: Vec<f32> = parts.iter().flat_map(|p| p.values(features)).collect();
+            return write_float_rows(self.executor, linear, &values, &bias);
+        }
         let words: Vec<u32> = parts.iter().flat_map(|p| &p.words).copied().collect();
         let scales: Vec<f32> = parts.iter().flat_map(|p| p.row_scales()).collect();
-        let bias: Vec<f32> = parts.iter().flat_map(|p| &p.bias).copied().collect();
         let multipliers: Vec<u32> = parts.iter().flat_map(|p| &p.multipliers).copied().collect();
         let row_words = linear.format.row_words(linear.in_features) as usize;
         let multiplier_words = linear.format.multiplier_words(linear.in_features) as usize;
@@ -852,6 +847,26 @@ fn dispatch_of(plan: &Plan, from: usize, label: &str) -> usize {
     let mut dispatches = plan.dispatches.iter().skip(from);
     let found = dispatches.position(|dispatch| dispatch.label == label);
     from + found.expect("a plan has each of its linears")
+}
+
+/// The rows of a linear that computes in floats: `weights` [out, in], and its bias.
+fn write_float_rows(
+    executor: &mut Executor,
+    linear: &Linear,
+    weights: &[f32],
+    bias: &[f32],
+) -> Result<(), QuantizeError> {
+    let in_features = linear.in_features as usize;
+    let stride = padded(linear.in_features) as usize;
+    for range in &linear.ranges {
+        let rows = range.first_row as usize..(range.first_row + range.rows) as usize;
+        let weights = &weights[rows.start * in_features..rows.end * in_features];
+        executor.write(range.w, 0, &padded_rows(weights, in_features, stride))?;
+        if linear.has_bias {
+            executor.write(range.aux, 0, bytemuck::cast_slice(&bias[rows]))?;
+        }
+    }
+    Ok(())
 }
 
 /// Words of rows with zeros up to `stride`.

@@ -1,19 +1,19 @@
 //! Grids: the values that quantized weights can take, and the search for their scales.
 //!
 //! A weight is `q * scale`, or `q * m * scale` in groups of INT4, where m from 1 to 16 is the group's integer multiplier; q is
-//! symmetric, -7 to 7 or -127 to 127. A scale below `absmax / q_max` clips the largest weights so that all others have finer
+//! symmetric, -7 to 7 (INT4) up to -127 to 127 (INT8). A scale below `absmax / q_max` clips the largest weights so that all others have finer
 //! steps. The search takes, from a fixed row of ratios, the one with the least `sum over j of h_j * (w_j - q_j * step)²`,
 //! where h is the diagonal of the Hessian of the layer's inputs (the second-order objective of
 //! [GPTQ](https://arxiv.org/abs/2210.17323), without its cross terms) or 1.
 
-use crate::tensor::{Bits, Granularity};
+use crate::tensor::{Granularity, WeightBits};
 use plateau_shaders::pack;
 use rayon::prelude::*;
 
 /// How weights are cut into steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GridConfig {
-    pub bits: Bits,
+    pub bits: WeightBits,
     pub granularity: Granularity,
     /// Features that share a multiplier; 0 for none. INT4 only.
     pub group_size: usize,
@@ -49,7 +49,7 @@ impl ClipSearch {
 /// The scales of a weight [rows, features].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
-    pub bits: Bits,
+    pub bits: WeightBits,
     pub group_size: usize,
     pub features: usize,
     /// One for each row, or one for all.
@@ -110,7 +110,7 @@ impl Grid {
         };
         Step::new(
             f64::from(self.scale(row)) * f64::from(multiplier),
-            self.bits,
+            self.bits.q_max(),
         )
     }
 
@@ -147,12 +147,13 @@ pub struct Step {
 }
 
 impl Step {
-    pub fn new(size: f64, bits: Bits) -> Self {
+    /// Values reach `q_max` steps.
+    pub fn new(size: f64, q_max: u32) -> Self {
         Self {
             size,
             // 0 where all values are 0.
             inverse: if size > 0.0 { 1.0 / size } else { 0.0 },
-            q_max: f64::from(bits.q_max()),
+            q_max: f64::from(q_max),
         }
     }
 
@@ -176,10 +177,11 @@ impl Fit<'_> {
     /// The one scale of the least error for `rows`, with the multipliers of their groups. The larger one of equals.
     fn best_scale(&self, rows: &[&[f32]]) -> (f32, Vec<u32>) {
         let absmax = rows.iter().map(|row| pack::absmax(row)).fold(0.0, f32::max);
-        let full = match self.config.bits {
-            Bits::Int4 => pack::scale_i4(absmax, self.config.group_size),
-            Bits::Int8 => pack::scale_i8(absmax),
+        let multiplier = match self.config.group_size {
+            0 => 1,
+            _ => pack::MULTIPLIER_MAX,
         };
+        let full = pack::scale_of(absmax, (self.config.bits.q_max() * multiplier) as i32);
         let mut best: (f32, f64, Vec<u32>) = (full, f64::INFINITY, Vec::new());
         for ratio in self.config.clip.ratios() {
             let scale = (f64::from(full) * ratio) as f32;
@@ -242,7 +244,7 @@ impl Fit<'_> {
     /// `sum over j of h_j * (w_j - q_j * step)²`, in eight chains and then in pairs.
     fn error(&self, w: &[f32], importance: &[f64], step: f64) -> f64 {
         const CHAINS: usize = 8;
-        let step = Step::new(step, self.config.bits);
+        let step = Step::new(step, self.config.bits.q_max());
         let term = |w: f32, h: f64| {
             let w = f64::from(w);
             let e = w - step.round(w) * step.size;

@@ -65,6 +65,12 @@ impl HostLayer {
         self.tensor(&format!("{linear}.weight"))
     }
 
+    /// Puts other values, [out_features, in_features], in the place of a linear's.
+    pub fn set_weight(&mut self, linear: &str, values: &[f32]) {
+        self.tensor_mut(&format!("{linear}.weight"))
+            .copy_from_slice(values);
+    }
+
     /// [out_features], or nothing.
     pub fn bias(&self, linear: &LinearShape) -> &[f32] {
         match linear.bias {

@@ -4,13 +4,14 @@ use super::flatten::FlatMap;
 use super::gptq::{Factor, gptq};
 use super::grid::{ClipSearch, Grid, GridConfig};
 use crate::checkpoint::{
-    ActivationScale, CheckpointWriter, Dtype, LinearFormat, LinearShape, NewTensor, WriteError,
+    ActivationFormat, CheckpointWriter, Dtype, LinearFormat, LinearShape, NewTensor, WriteError,
 };
 use crate::model::LinearSpec;
-use crate::ops::{Input, StaticInput, WeightFormat};
-use crate::tensor::{Bits, Granularity};
+use crate::ops::StaticInput;
+use crate::tensor::{Bits, Granularity, WeightBits};
 use plateau_shaders::pack;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A static scale with its map, which linears that share an input may share.
@@ -51,22 +52,15 @@ impl LinearPlan {
 
     /// As the runtime declares it.
     pub fn spec(&self) -> LinearSpec {
-        let bits = self.format.activation_bits;
-        LinearSpec {
-            format: WeightFormat::Int {
-                bits: self.format.weight_bits,
-                group_size: self.format.group_size,
-            },
-            input: match (&self.input, self.format.activation_scale) {
-                (Some(input), _) => Input::Static(StaticInput {
-                    bits,
-                    scale: input.scale,
-                    map: [input.map.x_parts(), input.map.words()].concat().into(),
-                    flat_features: input.map.flat_features() as u32,
-                }),
-                (None, _) => Input::Dynamic(bits),
-            },
-        }
+        let bits = self.format.activations.bits();
+        let input = self.input.as_ref().zip(bits);
+        let input = input.map(|(input, bits)| StaticInput {
+            bits,
+            scale: input.scale,
+            map: [input.map.x_parts(), input.map.words()].concat().into(),
+            flat_features: input.map.flat_features() as u32,
+        });
+        LinearSpec::stored(self.format, input)
     }
 
     /// The tensors, in the order in which [`LinearPlan::write`] writes them.
@@ -83,18 +77,14 @@ impl LinearPlan {
             dtype,
             shape: shape.iter().copied().map(u64::from).collect(),
         };
-        let mut tensors = vec![
-            tensor(
-                "qweight",
-                Dtype::U32,
-                &[*out_features, self.format.row_words(flat)],
-            ),
-            tensor(
-                "scales",
-                Dtype::F32,
-                &[self.format.num_scales(*out_features)],
-            ),
-        ];
+        let words = self.format.row_words(flat);
+        let mut tensors = vec![tensor("qweight", Dtype::U32, &[*out_features, words])];
+        if self.format.weight_bits.high_bits() > 0 {
+            let words = self.format.high_row_words(flat);
+            tensors.push(tensor("qweight_high", Dtype::U32, &[*out_features, words]));
+        }
+        let scales = self.format.num_scales(*out_features);
+        tensors.push(tensor("scales", Dtype::F32, &[scales]));
         if self.format.group_size > 0 {
             let words = self.format.multiplier_words(flat);
             tensors.push(tensor("multipliers", Dtype::U32, &[*out_features, words]));
@@ -102,7 +92,7 @@ impl LinearPlan {
         if *bias {
             tensors.push(tensor("bias", Dtype::F32, &[*out_features]));
         }
-        if self.format.activation_scale == ActivationScale::Static {
+        if let ActivationFormat::Static(_) = self.format.activations {
             tensors.push(tensor("input_scale", Dtype::F32, &[1]));
             tensors.push(tensor("flatten_map", Dtype::U32, &[flat - in_features]));
             tensors.push(tensor("flatten_index", Dtype::U32, &[*in_features, 2]));
@@ -121,7 +111,9 @@ impl LinearPlan {
         weights: &QuantizedLinear,
     ) -> Result<(), WriteError> {
         let name = |suffix: &str| format!("{}.{suffix}", self.shape.name);
-        writer.append_words(&name("qweight"), &weights.words)?;
+        let (words, high) = self.stored_words(weights);
+        writer.append_words(&name("qweight"), &words)?;
+        writer.append_words(&name("qweight_high"), &high)?;
         writer.append_f32(&name("scales"), &weights.scales)?;
         writer.append_words(&name("multipliers"), &weights.multipliers)?;
         writer.append_f32(&name("bias"), &weights.bias)?;
@@ -131,6 +123,24 @@ impl LinearPlan {
             writer.append_words(&name("flatten_index"), input.map.index())?;
         }
         Ok(())
+    }
+
+    /// The integers as the checkpoint has them: those of INT5 and INT6 in two planes.
+    fn stored_words<'a>(&self, weights: &'a QuantizedLinear) -> (Cow<'a, [u32]>, Vec<u32>) {
+        let high_bits = self.format.weight_bits.high_bits() as usize;
+        if high_bits == 0 {
+            return (Cow::Borrowed(&weights.words), Vec::new());
+        }
+        let features = self.flat_features() as usize;
+        let mut row = vec![0; features];
+        let (mut nibbles, mut high) = (Vec::new(), Vec::new());
+        for words in weights.words.chunks_exact(pack::i8_row_words(features)) {
+            pack::unpack_i8(words, &mut row);
+            let planes = pack::pack_planes(&row, high_bits);
+            nibbles.extend(planes.0);
+            high.extend(planes.1);
+        }
+        (Cow::Owned(nibbles), high)
     }
 
     /// The columns of `weights` [out, in] on the flat channels: [out, flat].
@@ -178,7 +188,7 @@ impl LinearPlan {
             }
         };
         let rows = q.par_chunks_exact(features);
-        let words = match self.format.weight_bits {
+        let words = match self.format.weight_bits.on_device() {
             Bits::Int8 => rows.flat_map_iter(pack::pack_i8).collect(),
             Bits::Int4 => rows.flat_map_iter(pack::pack_i4).collect(),
         };
@@ -190,6 +200,7 @@ impl LinearPlan {
                 .collect(),
         };
         let quantized = QuantizedLinear {
+            format: self.format,
             words,
             scales: grid.scales,
             multipliers,
@@ -203,9 +214,10 @@ impl LinearPlan {
     fn round(&self, flat: &[f32], bias: &[f32]) -> QuantizedLinear {
         let format = self.format;
         let group_size = format.group_size as usize;
+        let q_max = format.weight_bits.q_max() as i32;
         let scale_of = |absmax: f32| match format.weight_bits {
-            Bits::Int8 => pack::scale_i8(absmax),
-            Bits::Int4 => pack::scale_i4(absmax, group_size),
+            WeightBits::Int4 => pack::scale_i4(absmax, group_size),
+            _ => pack::scale_of(absmax, q_max),
         };
         let tensor_scale = match format.weight_scale {
             Granularity::PerTensor => Some(scale_of(pack::absmax(flat))),
@@ -216,14 +228,18 @@ impl LinearPlan {
             .map(|row| {
                 let scale = tensor_scale.unwrap_or_else(|| scale_of(pack::absmax(row)));
                 let (words, multipliers) = match format.weight_bits {
-                    Bits::Int8 => (pack::quantize_row_i8_with_scale(row, scale), Vec::new()),
-                    Bits::Int4 => pack::quantize_row_i4_with_scale(row, group_size, scale),
+                    WeightBits::Int4 => pack::quantize_row_i4_with_scale(row, group_size, scale),
+                    _ => {
+                        let integers = pack::round_to_steps(row, scale, q_max);
+                        (pack::pack_i8(&integers), Vec::new())
+                    }
                 };
                 (scale, words, multipliers)
             })
             .collect();
         let num_scales = format.num_scales(self.shape.out_features) as usize;
         QuantizedLinear {
+            format,
             words: rows
                 .iter()
                 .flat_map(|(_, words, _)| words)
@@ -250,9 +266,10 @@ pub struct WeightError {
     pub damping: f64,
 }
 
-/// The integers of a linear, in the checkpoint's layout.
+/// The integers of a linear, in the device's layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedLinear {
+    format: LinearFormat,
     pub words: Vec<u32>,
     pub scales: Vec<f32>,
     pub multipliers: Vec<u32>,
@@ -269,13 +286,23 @@ impl QuantizedLinear {
             _ => self.scales.clone(),
         }
     }
-}
 
-/// The embedding and the head: INT8 with a scale for each row.
-pub const TABLE_FORMAT: LinearFormat = LinearFormat {
-    weight_bits: Bits::Int8,
-    weight_scale: Granularity::PerChannel,
-    group_size: 0,
-    activation_bits: Bits::Int8,
-    activation_scale: ActivationScale::Dynamic,
-};
+    /// What the integers stand for, [out, flat]; `features` flat channels.
+    pub fn values(&self, features: usize) -> Vec<f32> {
+        let per_row = self.format.multiplier_words(features as u32) as usize;
+        let row_words = self.words.len() / self.out_features;
+        let rows = self
+            .words
+            .par_chunks_exact(row_words)
+            .zip(self.row_scales());
+        rows.enumerate()
+            .flat_map_iter(|(row, (words, scale))| {
+                let multipliers = &self.multipliers[row * per_row..][..per_row];
+                let mut values = vec![0.0; features];
+                self.format
+                    .dequantize_row(words, scale, multipliers, &mut values);
+                values
+            })
+            .collect()
+    }
+}

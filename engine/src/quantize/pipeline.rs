@@ -15,15 +15,16 @@ use super::flatten::FlatMap;
 use super::gptq::{Factor, GptqConfig};
 use super::grid::{ClipSearch, Grid, GridConfig};
 use super::layer::{HostLayer, Producer};
-use super::linear::{FlatInput, LinearPlan, QuantizedLinear, TABLE_FORMAT, WeightError};
+use super::linear::{FlatInput, LinearPlan, QuantizedLinear, WeightError};
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
 use super::refit;
 use super::sensitivity::Streams;
 use super::smooth::{balancing_scales, bound_rows, smoothing_scales};
 use crate::checkpoint::{
-    ActivationScale, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
-    LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, copy_beside,
+    ActivationFormat, Checkpoint, CheckpointWriter, Dtype, Fold, KvPrefix, LinearFormat,
+    LinearGroup, LinearShape, ModelConfig, NewTensor, QuantizationConfig, TABLE_FORMAT,
+    copy_beside,
 };
 use crate::exec::Executor;
 use crate::model::{LinearSpec, Part};
@@ -294,10 +295,10 @@ fn format(recipe: &Recipe, choice: Choice) -> LinearFormat {
         weight_bits: choice.weights,
         weight_scale: recipe.weight_scale,
         group_size: choice.group_size,
-        activation_bits: choice.activations,
-        activation_scale: match recipe.activations {
-            Activations::Static => ActivationScale::Static,
-            Activations::Dynamic => ActivationScale::Dynamic,
+        activations: match recipe.activations {
+            Activations::Static => ActivationFormat::Static(choice.activations),
+            Activations::Dynamic => ActivationFormat::Dynamic(choice.activations),
+            Activations::Float => ActivationFormat::Float,
         },
     }
 }
@@ -368,10 +369,21 @@ async fn branch(
             };
             let mut stage = layer_stage(executor, config, layer, &samples, first, &spec).await?;
             stage.write_vectors(&weights)?;
-            stage.write_float(&weights)?;
             stage.write_prefix(&prefix)?;
             let quantized = round(&linear, &weights, recipe);
-            stage.write_quantized(&linear.shape.name, &[&quantized])?;
+            match linear.format.activations {
+                // Joined with others, since it computes as they do.
+                ActivationFormat::Float => {
+                    let values = quantized.values(linear.flat_features() as usize);
+                    let mut weights = weights.clone();
+                    weights.set_weight(&linear.shape.name, &values);
+                    stage.write_float(&weights)?;
+                }
+                ActivationFormat::Dynamic(_) | ActivationFormat::Static(_) => {
+                    stage.write_float(&weights)?;
+                    stage.write_quantized(&linear.shape.name, &[&quantized])?;
+                }
+            }
             streams.branch(&mut stage).await?;
             branches += 1;
         }
@@ -462,8 +474,9 @@ fn choose(
             let sized = |&(group, linear, measured): &(&DecidedGroup, usize, f64)| {
                 let candidate = |at: usize| {
                     let chosen = vec![at; group.group.linears.len()];
+                    let tensors = linear_plans(config, recipe, group, &chosen)[linear].tensors();
                     SizedCandidate {
-                        bytes: linear_plans(config, recipe, group, &chosen)[linear].bytes(),
+                        bytes: file_bytes(&tensors),
                         cost: cost(group, linear, measured, at),
                     }
                 };
@@ -471,14 +484,17 @@ fn choose(
             };
             let candidates: Vec<Vec<SizedCandidate>> = linears.iter().map(sized).collect();
             let rest = all_tensors(checkpoint, recipe, &[])?;
-            let rest = rest.iter().map(NewTensor::bytes).sum::<u64>();
-            // A header names each of the tensors: a linear has up to seven.
-            let headers = HEADER_BYTES * (7 * linears.len() + 2 * layers.len() + 16) as u64;
-            let rest = rest + headers;
+            let rest = file_bytes(&rest);
             choose_within(&candidates, budget.saturating_sub(rest))
                 .map_err(|source| QuantizeError::OverBudget { rest, source })
         }
     }
+}
+
+/// What tensors take in a file, at most: with their part of its header.
+fn file_bytes(tensors: &[NewTensor]) -> u64 {
+    let bytes = |tensor: &NewTensor| tensor.bytes() + HEADER_BYTES;
+    tensors.iter().map(bytes).sum()
 }
 
 /// The group's smoothing, and with it one candidate for each choice of bits.
@@ -563,7 +579,8 @@ fn candidate(
         let found = match by_divergence {
             true => {
                 let largest = pack::absmax(&scaled);
-                divergence(largest, choice.weights, |histogram| histogram.add(&scaled))
+                let q_max = choice.weights.q_max();
+                divergence(largest, q_max, |histogram| histogram.add(&scaled))
             }
             false => 0.0,
         };
@@ -593,10 +610,10 @@ fn candidate(
         Activations::Static => {
             choose_static(&stats, &total, choice.activations, recipe.parts, max_added)
         }
-        Activations::Dynamic => StaticChoice::exact(channels),
+        Activations::Dynamic | Activations::Float => StaticChoice::exact(channels),
     };
     let threshold = input.threshold;
-    let input_divergence = divergence(threshold, choice.activations, |histogram| {
+    let input_divergence = divergence(threshold, choice.activations.q_max(), |histogram| {
         let channels = stats.sample.iter().zip(&input.parts);
         for (sample, parts) in channels.filter(|_| by_divergence) {
             for part in 0..*parts {
@@ -620,13 +637,13 @@ fn candidate(
 }
 
 /// The KL divergence between what `fill` counts, up to `bound`, and the same in steps that reach it.
-fn divergence(bound: f32, bits: Bits, fill: impl FnOnce(&mut Histogram)) -> f64 {
+fn divergence(bound: f32, q_max: u32, fill: impl FnOnce(&mut Histogram)) -> f64 {
     if bound == 0.0 {
         return 0.0;
     }
     let mut histogram = Histogram::new(bound, Histogram::DEFAULT_BINS);
     fill(&mut histogram);
-    histogram.divergence(bound / bits.q_max() as f32, bits)
+    histogram.divergence(bound / q_max as f32, q_max)
 }
 
 /// The linears of a group, each as its chosen candidate stores it.

@@ -1,7 +1,7 @@
 //! Recipes: the same steps, each with what it does or leaves out.
 
 use super::gptq::{GptqConfig, Order};
-use crate::tensor::{Bits, Granularity};
+use crate::tensor::{Bits, Granularity, WeightBits};
 
 /// How the linears' inputs become integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum Activations {
     Dynamic,
     /// One scale for the tensor, found by calibration.
     Static,
+    /// They do not: weights are dequantized while they are loaded.
+    Float,
 }
 
 /// How static activations are cut into parts.
@@ -27,21 +29,25 @@ pub enum Parts {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum BitPolicy {
     /// The same for every linear.
-    All { weights: Bits, activations: Bits },
+    All {
+        weights: WeightBits,
+        activations: Bits,
+    },
     /// INT4 weights and activations for at least this share of the multiply-accumulates, INT8 for the rest.
     Int4Share(f64),
     /// INT4 weights and activations where INT4's KL divergence is at most so many times that of INT8.
     DivergenceLimit(f64),
-    /// INT8 activations; weights of INT4 in groups or INT8, so that all tensors take at most so many bytes.
+    /// INT8 activations; weights of INT4 in groups, INT5, INT6 or INT8, so that all tensors take at most so many bytes.
     Bytes(u64),
 }
 
 /// Bits of a group of linears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    pub weights: Bits,
+    pub weights: WeightBits,
     /// Of INT4 weights; 0 for none.
     pub group_size: u32,
+    /// No matter where activations are floats.
     pub activations: Bits,
 }
 
@@ -82,7 +88,7 @@ pub struct Recipe {
 }
 
 /// Names and one line each, in the order of the help.
-pub const RECIPES: [(&str, &str); 9] = [
+pub const RECIPES: [(&str, &str); 11] = [
     (
         "flattenquant-w4a8",
         "INT4 weights in groups, flattened INT8 inputs (the default)",
@@ -107,21 +113,30 @@ pub const RECIPES: [(&str, &str); 9] = [
         "rtn-w8a8-dynamic",
         "round to nearest, INT8 by channel; no calibration",
     ),
+    (
+        "gptq-w4a16",
+        "GPTQ, INT4 in groups of 32, float activations (slow: a baseline)",
+    ),
+    (
+        "rtn-w4a16",
+        "round to nearest, the same format; no calibration",
+    ),
 ];
 
 impl Recipe {
     /// The recipe of that name.
     pub fn named(name: &str) -> Option<Self> {
-        let (int4, int8) = (Bits::Int4, Bits::Int8);
         let all = |weights, activations| BitPolicy::All {
             weights,
             activations,
         };
+        let a8 = |weights| all(weights, Bits::Int8);
+        let w4a4 = all(WeightBits::Int4, Bits::Int4);
         // Per tensor and static, all steps off.
         let plain = Self {
             name: name.to_owned(),
             activations: Activations::Static,
-            bits: all(int8, int8),
+            bits: a8(WeightBits::Int8),
             weight_scale: Granularity::PerTensor,
             group_size: 0,
             smoothing: Smoothing::Off,
@@ -154,9 +169,15 @@ impl Recipe {
             weight_scale: Granularity::PerChannel,
             ..plain.clone()
         };
+        let w4a16 = Self {
+            activations: Activations::Float,
+            bits: a8(WeightBits::Int4),
+            group_size: 32,
+            ..dynamic.clone()
+        };
         Some(match name {
             "flattenquant-w4a8" => Self {
-                bits: all(int4, int8),
+                bits: a8(WeightBits::Int4),
                 weight_scale: Granularity::PerChannel,
                 group_size: 32,
                 ..flatten
@@ -172,30 +193,42 @@ impl Recipe {
             },
             "smoothquant-w4a4" => Self {
                 smoothing: Smoothing::Strength(0.5),
-                bits: all(int4, int4),
+                bits: w4a4,
                 ..plain
             },
             "rtn-w8a8" => plain,
             "rtn-w4a4" => Self {
-                bits: all(int4, int4),
+                bits: w4a4,
                 ..plain
             },
             "rtn-w4a8" => Self {
-                bits: all(int4, int8),
+                bits: a8(WeightBits::Int4),
                 group_size: 32,
                 ..dynamic
             },
             "rtn-w8a8-dynamic" => dynamic,
+            "rtn-w4a16" => w4a16,
+            "gptq-w4a16" => Self {
+                gptq: Some(GptqConfig {
+                    order: Order::Descending,
+                    ..GptqConfig::default()
+                }),
+                clip: true,
+                ..w4a16
+            },
             _ => return None,
         })
     }
 
     /// The bits that a linear may get, the coarsest first.
     pub fn choices(&self) -> Vec<Choice> {
-        let (int4, int8) = (Bits::Int4, Bits::Int8);
         let choice = |weights, group_size, activations| Choice {
             weights,
-            group_size: if weights == int4 { group_size } else { 0 },
+            group_size: if weights == WeightBits::Int4 {
+                group_size
+            } else {
+                0
+            },
             activations,
         };
         match self.bits {
@@ -203,14 +236,17 @@ impl Recipe {
                 weights,
                 activations,
             } => vec![choice(weights, self.group_size, activations)],
-            BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_) => {
-                vec![choice(int4, self.group_size, int4), choice(int8, 0, int8)]
-            }
+            BitPolicy::Int4Share(_) | BitPolicy::DivergenceLimit(_) => vec![
+                choice(WeightBits::Int4, self.group_size, Bits::Int4),
+                choice(WeightBits::Int8, 0, Bits::Int8),
+            ],
             BitPolicy::Bytes(_) => vec![
-                choice(int4, 128, int8),
-                choice(int4, 64, int8),
-                choice(int4, 32, int8),
-                choice(int8, 0, int8),
+                choice(WeightBits::Int4, 128, Bits::Int8),
+                choice(WeightBits::Int4, 64, Bits::Int8),
+                choice(WeightBits::Int4, 32, Bits::Int8),
+                choice(WeightBits::Int5, 0, Bits::Int8),
+                choice(WeightBits::Int6, 0, Bits::Int8),
+                choice(WeightBits::Int8, 0, Bits::Int8),
             ],
         }
     }

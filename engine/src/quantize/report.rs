@@ -2,7 +2,7 @@
 
 use super::linear::{LinearPlan, WeightError};
 use super::pipeline::LayerPlan;
-use crate::tensor::Bits;
+use crate::tensor::{Bits, WeightBits};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -50,7 +50,8 @@ pub struct LayerReport {
 pub struct ExpectedError {
     pub weight_bits: u32,
     pub group_size: u32,
-    pub activation_bits: u32,
+    /// `None` where activations are floats.
+    pub activation_bits: Option<u32>,
     pub error: f64,
 }
 
@@ -60,7 +61,8 @@ pub struct LinearReport {
     pub bytes: u64,
     pub weight_bits: u32,
     pub group_size: u32,
-    pub activation_bits: u32,
+    /// `None` where activations are floats.
+    pub activation_bits: Option<u32>,
     /// Of a static input: what its scale covers.
     pub threshold: Option<f32>,
     pub in_features: u32,
@@ -98,15 +100,17 @@ impl LayerReport {
                 let error = errors.iter().find(|(found, _)| found == name);
                 let error = error.map(|(_, error)| *error);
                 let input = linear.input.as_ref();
-                let q_max = linear.format.activation_bits.q_max() as f32;
+                let bits = linear.format.activations.bits();
                 let expected = group.expected_errors.get(at);
                 linears.push(LinearReport {
                     name: name.clone(),
                     bytes: linear.bytes(),
                     weight_bits: linear.format.weight_bits.count(),
                     group_size: linear.format.group_size,
-                    activation_bits: linear.format.activation_bits.count(),
-                    threshold: input.map(|input| input.scale * q_max),
+                    activation_bits: bits.map(Bits::count),
+                    threshold: input
+                        .zip(bits)
+                        .map(|(input, bits)| input.scale * bits.q_max() as f32),
                     in_features: linear.shape.in_features,
                     added_channels: linear.added_channels(),
                     most_parts: input
@@ -119,7 +123,7 @@ impl LayerReport {
                         .map(|(choice, error)| ExpectedError {
                             weight_bits: choice.weights.count(),
                             group_size: choice.group_size,
-                            activation_bits: choice.activations.count(),
+                            activation_bits: bits.map(|_| choice.activations.count()),
                             error: *error,
                         })
                         .collect(),
@@ -144,7 +148,8 @@ pub fn totals(plan: &[LayerPlan]) -> (f64, f64, f64) {
     let macs = sum(&LinearPlan::macs).max(1.0);
     let int4 = sum(&|linear| {
         let format = linear.format;
-        let both = format.weight_bits == Bits::Int4 && format.activation_bits == Bits::Int4;
+        let both =
+            format.weight_bits == WeightBits::Int4 && format.activations.bits() == Some(Bits::Int4);
         if both { linear.macs() } else { 0 }
     });
     let channels = sum(&|linear| linear.shape.in_features.into()).max(1.0);
@@ -177,10 +182,12 @@ impl Report {
             // Writing to a string does not fail.
             let _ = writeln!(
                 text,
-                "| {} | INT{}{groups} | INT{} | {} ({:.1} %, at most {} parts) | {} | {} | {} |",
+                "| {} | INT{}{groups} | {} | {} ({:.1} %, at most {} parts) | {} | {} | {} |",
                 linear.name,
                 linear.weight_bits,
-                linear.activation_bits,
+                linear
+                    .activation_bits
+                    .map_or("float".to_owned(), |bits| format!("INT{bits}")),
                 linear.added_channels,
                 100.0 * f64::from(linear.added_channels) / f64::from(linear.in_features),
                 linear.most_parts,

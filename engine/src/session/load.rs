@@ -2,7 +2,7 @@
 
 use super::{Session, SessionError};
 use crate::Error;
-use crate::checkpoint::{ActivationScale, Checkpoint, LoadError, ModelConfig};
+use crate::checkpoint::{ActivationFormat, Checkpoint, LinearFormat, LoadError, ModelConfig};
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
@@ -220,17 +220,7 @@ fn declare(
     let linear = |name: &str| match quantization {
         None => rounded(quant),
         Some(quantization) => {
-            let format = quantization.format(name);
-            LinearSpec {
-                format: WeightFormat::Int {
-                    bits: format.weight_bits,
-                    group_size: format.group_size,
-                },
-                input: match statics.get(name) {
-                    Some(input) => Input::Static(input.clone()),
-                    None => Input::Dynamic(format.activation_bits),
-                },
-            }
+            LinearSpec::stored(quantization.format(name), statics.get(name).cloned())
         }
     };
     let max_buffer_bytes = options
@@ -313,7 +303,7 @@ async fn read_static_inputs(
     };
     for linear in checkpoint.config.linears() {
         let format = quantization.format(&linear.name);
-        if format.activation_scale == ActivationScale::Static {
+        if let ActivationFormat::Static(bits) = format.activations {
             let scale = checkpoint.read_input_scale(&linear.name).await?;
             let map: Arc<[u32]> = checkpoint
                 .read_flatten_map(&linear.name, linear.in_features)
@@ -323,7 +313,7 @@ async fn read_static_inputs(
             statics.insert(
                 linear.name,
                 StaticInput {
-                    bits: format.activation_bits,
+                    bits,
                     scale,
                     map,
                     flat_features,
@@ -599,40 +589,29 @@ impl Loader<'_> {
         let (name, rows) = (&segment.source.name, segment.rows.len());
         let row_words = format.row_words(stored_features) as usize;
         let first = segment.rows.start as u64;
-        match self.source {
-            WeightSource::Random => Ok(random_rows(
-                format,
-                rows,
-                row_words,
-                in_features,
-                stored_features,
-            )),
-            WeightSource::Checkpoint(checkpoint) if is_quantized(checkpoint, format) => {
-                let words = checkpoint
-                    .read_u32(
-                        &format!("{name}.qweight"),
-                        first * row_words as u64,
-                        rows * row_words,
-                    )
-                    .await?;
-                let scales = scales(checkpoint, name, segment).await?;
-                let per_row = format.multiplier_words(stored_features) as usize;
-                let multipliers = match per_row {
-                    0 => Vec::new(),
-                    _ => {
-                        let name = format!("{name}.multipliers");
-                        checkpoint
-                            .read_u32(&name, first * per_row as u64, rows * per_row)
-                            .await?
+        let checkpoint = match self.source {
+            WeightSource::Checkpoint(checkpoint) => checkpoint,
+            WeightSource::Random => {
+                return Ok(random_rows(
+                    format,
+                    rows,
+                    row_words,
+                    in_features,
+                    stored_features,
+                ));
+            }
+        };
+        match checkpoint.stored_format(name) {
+            Some(stored) => {
+                let packed = read_quantized(checkpoint, segment, stored, stored_features).await?;
+                Ok(match format {
+                    WeightFormat::Int { .. } => packed,
+                    WeightFormat::F32 | WeightFormat::F16 => {
+                        dequantized(&packed, stored, format, in_features)
                     }
-                };
-                Ok(Packed {
-                    words,
-                    scales,
-                    multipliers,
                 })
             }
-            WeightSource::Checkpoint(checkpoint) => {
+            None => {
                 let scale = tensor_scales.map(|scales| {
                     let index = sources.iter().position(|s| s.name == *name);
                     scales[index.expect("a segment's source is one of the sources")]
@@ -651,9 +630,59 @@ impl Loader<'_> {
     }
 }
 
-/// Whether the checkpoint has a weight in the device's integer `format`; what the device keeps float is float there too.
-fn is_quantized(checkpoint: &Checkpoint, format: WeightFormat) -> bool {
-    checkpoint.quantization.is_some() && matches!(format, WeightFormat::Int { .. })
+/// Rows of a quantized tensor, `stored` so.
+async fn read_quantized(
+    checkpoint: &Checkpoint,
+    segment: &Segment<'_>,
+    stored: LinearFormat,
+    stored_features: u32,
+) -> Result<Packed, LoadError> {
+    let name = &segment.source.name;
+    let rows = segment.rows.clone();
+    let words = checkpoint
+        .read_weight(name, stored, stored_features, rows.clone())
+        .await?;
+    let scales = scales(checkpoint, name, segment).await?;
+    let per_row = stored.multiplier_words(stored_features) as usize;
+    let multipliers = match per_row {
+        0 => Vec::new(),
+        _ => {
+            let name = format!("{name}.multipliers");
+            let first = (rows.start * per_row) as u64;
+            checkpoint
+                .read_u32(&name, first, rows.len() * per_row)
+                .await?
+        }
+    };
+    Ok(Packed {
+        words,
+        scales,
+        multipliers,
+    })
+}
+
+/// The values of quantized rows in a float `format`.
+fn dequantized(
+    packed: &Packed,
+    stored: LinearFormat,
+    format: WeightFormat,
+    in_features: usize,
+) -> Packed {
+    let per_row = stored.multiplier_words(in_features as u32) as usize;
+    let row_words = packed.words.len() / packed.scales.len();
+    let rows = packed.words.par_chunks_exact(row_words).enumerate();
+    let rows = rows.map(|(row, words)| {
+        let multipliers = &packed.multipliers[row * per_row..][..per_row];
+        let mut values = vec![0.0; in_features];
+        stored.dequantize_row(words, packed.scales[row], multipliers, &mut values);
+        pack_row(
+            &values,
+            format,
+            format.row_words(in_features as u32) as usize,
+            None,
+        )
+    });
+    Packed::join(rows.collect())
 }
 
 /// The scales of rows of a quantized tensor: one each, or the tensor's for all.

@@ -27,6 +27,57 @@ impl Bits {
     }
 }
 
+/// Bit width of an integer weight in a file; symmetric, no zero point. There are kernels for [`Bits`]: INT5 and INT6 become INT8
+/// while they are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WeightBits {
+    Int4,
+    Int5,
+    Int6,
+    Int8,
+}
+
+impl WeightBits {
+    /// The coarsest first.
+    pub const ALL: [WeightBits; 4] = [
+        WeightBits::Int4,
+        WeightBits::Int5,
+        WeightBits::Int6,
+        WeightBits::Int8,
+    ];
+
+    pub const fn count(self) -> u32 {
+        match self {
+            WeightBits::Int4 => 4,
+            WeightBits::Int5 => 5,
+            WeightBits::Int6 => 6,
+            WeightBits::Int8 => 8,
+        }
+    }
+
+    /// Largest magnitude used: 7, 15, 31 or 127.
+    pub const fn q_max(self) -> u32 {
+        (1 << (self.count() - 1)) - 1
+    }
+
+    /// How many of a weight's bits lie in a plane of their own, beside nibbles; 0 for INT4 and INT8.
+    pub const fn high_bits(self) -> u32 {
+        match self {
+            WeightBits::Int4 | WeightBits::Int8 => 0,
+            WeightBits::Int5 => 1,
+            WeightBits::Int6 => 2,
+        }
+    }
+
+    /// What a device holds and computes with.
+    pub const fn on_device(self) -> Bits {
+        match self {
+            WeightBits::Int4 => Bits::Int4,
+            WeightBits::Int5 | WeightBits::Int6 | WeightBits::Int8 => Bits::Int8,
+        }
+    }
+}
+
 /// What one scale covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Granularity {
