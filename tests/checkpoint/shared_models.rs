@@ -2,8 +2,9 @@
 
 use crate::files::open;
 use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Folder};
+use plateau::exec::Executor;
+use plateau::quantize::{Recipe, Source, quantize};
 use plateau::tokenizer::Tokenizer;
-use plateau_tests::model::round_to_nearest;
 use pollster::block_on;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ fn ids_are_those_of_the_references() {
 }
 
 #[test]
-fn the_builtin_model_is_the_demo_model_rounded_to_nearest() {
+fn the_builtin_model_is_what_its_recipe_makes_of_the_demo_model() {
     let Some(folder) = model("demo-llama-16m") else {
         return;
     };
@@ -104,14 +105,22 @@ fn the_builtin_model_is_the_demo_model_rounded_to_nearest() {
     assert_eq!(builtin.config, float.config);
     let quantization = builtin.quantization.as_ref().expect("quantized");
     let out = tempfile::tempdir().expect("a temporary folder");
-    block_on(round_to_nearest(
-        &float,
+    let recipe = Recipe::named(&quantization.recipe).expect("a recipe");
+    let source = Source {
+        checkpoint: &float,
+        samples: None,
+        outliers: None,
+    };
+    let mut twin = Executor::twin();
+    block_on(quantize(
+        &source,
+        &mut twin,
+        &recipe,
         out.path(),
-        quantization.default,
         DEFAULT_SHARD_BYTES,
         &mut |_| {},
     ))
-    .expect("rounded");
+    .expect("quantized");
     let Folder::Embedded { files, .. } = Folder::builtin() else {
         panic!("it is in the binary")
     };
