@@ -361,7 +361,8 @@ Examples:
   plateau bench
   plateau bench -m ./my-model --quant w4a8 -p 128,512 -n 64 -r 3
   plateau bench --shape llama2-7b --quant w4a8 -o json   random weights
-  plateau bench -m ./my-model -pg 512,128 -ub 128,512")]
+  plateau bench -m ./my-model -pg 512,128 -ub 128,512
+  plateau bench -p 0 -n 32 --profile trace.json    where the time goes")]
 pub struct Bench {
     #[command(flatten)]
     pub load: LoadArgs,
@@ -404,6 +405,10 @@ pub struct Bench {
     /// Form of the output
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = BenchOutput::Md)]
     pub output: BenchOutput,
+    /// Run each test once more with a timestamp after each dispatch: print the time of each kernel, and write a trace that
+    /// a browser opens (chrome://tracing, ui.perfetto.dev) to FILE [default: plateau-trace.json]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plateau-trace.json")]
+    pub profile: Option<PathBuf>,
 }
 
 /// Write a quantized copy of a float model

@@ -1,5 +1,7 @@
 //! `plateau bench`: tokens per second, in llama-bench's words.
 
+mod profile;
+
 use crate::args::{Bench, BenchOutput};
 use crate::console::{Console, Unit, print, print_line};
 use crate::exit::{CliError, usage};
@@ -7,10 +9,11 @@ use crate::load;
 use crate::shape;
 use anyhow::Result;
 use plateau::checkpoint::{Checkpoint, ModelConfig};
-use plateau::exec::AdapterInfo;
+use plateau::exec::{AdapterInfo, ProfileDetail};
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::Quant;
+use profile::{ProfiledTest, TraceFile};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +38,8 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
         )));
     }
 
+    let trace = args.profile.as_deref().map(TraceFile::create).transpose()?;
+    let mut profiled = Vec::new();
     let mut printer = Printer::new(args.output, args.ubatch_size.len() > 1);
     let mut device = None;
     for &max_rows in &args.ubatch_size {
@@ -53,10 +58,50 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
                 samples,
                 at: SystemTime::now(),
             })?;
+            if trace.is_some() {
+                profiled.extend(profile_once(&mut session, test, &described, console).await?);
+            }
         }
         device = Some(described.device_line());
     }
+    let tables = profiled.iter().map(ProfiledTest::table).collect::<String>();
+    if args.output == BenchOutput::Md {
+        print(&tables)?;
+    } else {
+        console.note(tables);
+    }
+    if let Some(trace) = trace {
+        let path = trace.write(&profiled, &json!(device))?;
+        console.note(format!("trace: {}", path.display()));
+    }
     printer.finish(device)
+}
+
+/// The test once more, with its dispatches timed; nothing where the device has no timestamps, which is said.
+async fn profile_once(
+    session: &mut Session,
+    test: Test,
+    described: &Described,
+    console: &Console,
+) -> Result<Option<ProfiledTest>> {
+    let (_, executor) = session.parts();
+    if !executor.start_profile(ProfileDetail::Dispatches) {
+        console.note(format!("--profile: {} has no timestamps", executor.name()));
+        return Ok(None);
+    }
+    let start = Instant::now();
+    run_once(session, test).await?;
+    let wall_ns = elapsed_ns(start);
+    let (_, executor) = session.parts();
+    Ok(Some(ProfiledTest {
+        name: format!("{} {}", described.label, test.name()),
+        wall_ns,
+        runs: executor.take_profile().await?,
+    }))
+}
+
+fn elapsed_ns(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A prompt, a continuation, or one after the other.
@@ -273,7 +318,7 @@ async fn run_once(session: &mut Session, test: Test) -> Result<u64> {
         let ids = prompt_ids(test.prompt, vocab);
         let start = Instant::now();
         session.prefill(&ids).await?;
-        return Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        return Ok(elapsed_ns(start));
     }
     // The first new token comes out of the prompt's last row: one more than the decode steps that are timed.
     let ids = prompt_ids(test.prompt.max(1), vocab);
