@@ -5,8 +5,10 @@ pub mod cases;
 pub mod compare;
 pub mod device;
 pub mod model;
+pub mod peaks;
 pub mod rng;
 pub mod run;
+pub mod timing;
 pub mod tolerance;
 
 pub use case::{Case, Check};

@@ -1,13 +1,9 @@
 //! `--profile`: where the time of a test goes, as a table for people and as a trace for a browser.
 
-use crate::exit::CliError;
 use plateau::exec::RunTimes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::fmt::Write;
 
 /// One run of a test with a timestamp between each two dispatches.
 pub struct ProfiledTest {
@@ -43,7 +39,7 @@ impl Total {
 }
 
 /// What a dispatch does in any layer: `self_attn.q_proj+k_proj` of `model.layers.3.self_attn.q_proj+model.layers.3.self_attn.k_proj`.
-fn role(label: &str) -> String {
+pub fn role(label: &str) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let in_layer = |name: &str| {
         let parts: Vec<&str> = name.split('.').collect();
@@ -145,50 +141,17 @@ impl ProfiledTest {
     }
 }
 
-/// The file of a trace, made before anything is measured: a wrong path is said at once.
-pub struct TraceFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl TraceFile {
-    pub fn create(path: &Path) -> Result<Self, CliError> {
-        let file = File::create(path).map_err(|source| error(path, source))?;
-        let path = path.to_owned();
-        Ok(Self { path, file })
-    }
-
-    /// The tests in the trace event format, an event a line. `about` is for who finds the file.
-    pub fn write(self, tests: &[ProfiledTest], about: &Value) -> Result<PathBuf, CliError> {
-        let mut file = BufWriter::new(self.file);
-        let events = tests
-            .iter()
-            .enumerate()
-            .flat_map(|(index, test)| test.events(index + 1));
-        let write = || {
-            write!(
-                file,
-                "{{\"displayTimeUnit\": \"ns\", \"otherData\": {about}, \"traceEvents\": ["
-            )?;
-            for (index, event) in events.enumerate() {
-                write!(file, "{}\n{event}", if index == 0 { "" } else { "," })?;
-            }
-            writeln!(file, "\n]}}")?;
-            file.flush()
-        };
-        match write() {
-            Ok(()) => Ok(self.path),
-            Err(source) => Err(error(&self.path, source)),
-        }
-    }
-}
-
-fn error(path: &Path, source: std::io::Error) -> CliError {
-    CliError::File {
-        verb: "write",
-        path: path.display().to_string(),
-        source,
-    }
+/// The tests in the trace event format, an event a line. `about` is for who finds the file.
+pub fn trace(tests: &[ProfiledTest], about: &Value) -> String {
+    let events = tests
+        .iter()
+        .enumerate()
+        .flat_map(|(index, test)| test.events(index + 1));
+    let events: Vec<String> = events.map(|event| event.to_string()).collect();
+    format!(
+        "{{\"displayTimeUnit\": \"ns\", \"otherData\": {about}, \"traceEvents\": [\n{}\n]}}\n",
+        events.join(",\n")
+    )
 }
 
 #[cfg(test)]
