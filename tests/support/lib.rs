@@ -1,4 +1,5 @@
-//! What the tests and benches share: the table of kernel cases, seeded inputs, named tolerances, comparison.
+//! What the tests, the benches and `plateau bench-ops` share: the table of kernel cases, seeded inputs, named tolerances,
+//! comparison, timing.
 
 pub mod case;
 pub mod cases;

@@ -644,22 +644,20 @@ impl Perf<'_> {
                 ("peak_percent", number(of_peak)),
             ],
         );
-        let cell = |value: Option<f64>, digits: usize| {
-            value.map_or_else(String::new, |value| format!("{value:.digits$}"))
-        };
+        let cell = |value: Option<f64>| value.map_or_else(String::new, digits);
         let cells = if measured.is_some() {
             let name = bound.map_or("", Peak::name);
             vec![
                 case.kernel.name.to_owned(),
                 short_name(case),
-                cell(free_ns.map(|ns| ns / 1e3), 2),
-                cell(spread, 2),
-                cell(measured.map(|m| us(&m.chained)), 2),
-                cell(gb_s, 1),
-                cell(gops.map(|gops| gops / 1e3), 3),
-                cell(copy, 1),
-                cell(read, 1),
-                of_peak.map_or_else(String::new, |percent| format!("{percent:.1} {name}")),
+                cell(free_ns.map(|ns| ns / 1e3)),
+                cell(spread),
+                cell(measured.map(|m| us(&m.chained))),
+                cell(gb_s),
+                cell(gops.map(|gops| gops / 1e3)),
+                cell(copy),
+                cell(read),
+                of_peak.map_or_else(String::new, |percent| format!("{} {name}", digits(percent))),
             ]
         } else {
             let why = format!("{}: {}", outcome.status(), outcome.why());
@@ -671,7 +669,54 @@ impl Perf<'_> {
     }
 }
 
+/// Three digits that count, or all before the point.
+fn digits(value: f64) -> String {
+    let before = if value > 0.0 {
+        value.log10().floor().max(-4.0) as i32
+    } else {
+        0
+    };
+    let after = (2 - before).clamp(0, 6) as usize;
+    format!("{value:.after$}")
+}
+
 /// Null where nothing was measured.
 fn number(value: Option<f64>) -> Value {
     json!(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let texts = [0.0, 0.001234, 0.05, 1.0, 12.345, 4206.7].map(digits);
+        assert_eq!(texts, ["0.00", "0.00123", "0.0500", "1.00", "12.3", "4207"]);
+    }
+
+    #[test]
+    fn a_tally_fails_where_a_case_does() {
+        let mut tally = Tally::default();
+        tally.add(&Outcome::Ok);
+        tally.add(&Outcome::NotSupported("no subgroups".to_owned()));
+        assert_eq!(tally.line(), "1 of 2 OK, 1 not supported");
+        assert!(tally.result().is_ok());
+        tally.add(&Outcome::Fail("binding 1".to_owned()));
+        let error = tally.result().expect_err("a case fails");
+        assert_eq!(crate::exit::code(&error), crate::exit::Code::NumericCheck);
+    }
+
+    #[test]
+    fn a_filter_is_a_name_a_part_or_an_expression() {
+        let cases = || cases::norm::cases();
+        let first = name(&cases()[0]);
+        let selected = |text: &str| Filter::new(Some(text)).map(|filter| filter.select(cases()));
+        assert_eq!(selected(&first).map(|cases| cases.len()).ok(), Some(1));
+        let all = cases().len();
+        let norms = selected("^rms_norm ").map(|cases| cases.len()).unwrap_or(0);
+        assert!(norms > 1 && norms < all);
+        assert_eq!(selected(".").map(|cases| cases.len()).ok(), Some(all));
+        assert!(selected("split=(").is_ok() && selected("nothing(").is_err());
+    }
 }

@@ -46,12 +46,14 @@ impl Peak {
     /// not measured.
     pub fn of_operations(kernel: &Kernel) -> Option<Self> {
         let wgsl = kernel.wgsl();
-        if wgsl.contains("coop_mat") {
+        if wgsl.contains("coop") {
             None
-        } else if wgsl.contains("dot4I8Packed") {
+        } else if wgsl.contains("dot4I8Packed(") {
             Some(Self::Dot4)
-        } else {
+        } else if wgsl.contains("fma(") {
             Some(Self::F32)
+        } else {
+            None
         }
     }
 

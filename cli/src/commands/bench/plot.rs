@@ -56,10 +56,10 @@ impl Point {
         }
     }
 
-    /// The line that it belongs to: all that the axis does not say.
-    fn line(&self, axis: Axis) -> String {
+    /// The line that it belongs to: all that the axis does not say, nor the caption.
+    fn line(&self, axis: Axis, several_models: bool) -> String {
         let mut words = Vec::new();
-        if axis != Axis::Parameters {
+        if several_models && axis != Axis::Parameters {
             words.push(self.model.clone());
         }
         if axis != Axis::Length {
@@ -94,7 +94,7 @@ fn axis(points: &[Point]) -> Axis {
 }
 
 const PANEL_WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 380.0;
+const HEIGHT: f64 = 332.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 48.0;
@@ -146,9 +146,10 @@ pub fn svg(points: &[Point], caption: &[String]) -> String {
 
 /// Points of the same line together, each line in the order of x.
 fn lines<'p>(points: &[&'p Point], axis: Axis) -> Vec<(String, Vec<&'p Point>)> {
+    let several_models = points.iter().any(|point| point.model != points[0].model);
     let mut lines: Vec<(String, Vec<&Point>)> = Vec::new();
     for &point in points {
-        let name = point.line(axis);
+        let name = point.line(axis, several_models);
         match lines.iter_mut().find(|(other, _)| *other == name) {
             Some((_, points)) => points.push(point),
             None => lines.push((name, vec![point])),
@@ -246,6 +247,9 @@ fn panel(text: &mut String, name: &str, points: &[&Point], axis: Axis) {
                 point.rate,
                 point.deviation
             );
+        }
+        if name.is_empty() {
+            continue;
         }
         let y = bottom + 62.0 + LEGEND_LINE * i as f64;
         let _ = writeln!(
