@@ -50,19 +50,19 @@ pub struct Timer {
     busy: Option<Instant>,
 }
 
-const BATCHES: usize = 15;
+const BATCHES: usize = 11;
 /// Dispatches of a batch at most.
 const MOST: usize = 256;
 /// About what a batch takes, if not even one dispatch is longer.
-const BATCH: Duration = Duration::from_millis(20);
+const BATCH: Duration = Duration::from_millis(10);
 /// More than a cache holds; and copies of what is read, or written, at most.
 const COLD_BYTES: u64 = 256 << 20;
 const COLD_BYTES_OF_HOST: u64 = 64 << 20;
 const COPIES: u64 = 64;
 /// For a GPU that rested longer than the second, and for one that did not.
 const WARM_UP: Duration = Duration::from_millis(500);
-const REST: Duration = Duration::from_millis(50);
-const SHORT_WARM_UP: Duration = Duration::from_millis(30);
+const REST: Duration = Duration::from_millis(200);
+const SHORT_WARM_UP: Duration = Duration::from_millis(50);
 
 impl Timer {
     pub fn new(budget: Duration) -> Self {
