@@ -10,6 +10,8 @@ fn bench(model: &TinyModel, line: &str) -> super::Ran {
 #[test]
 fn every_depth_is_measured_with_every_number_of_sequences() {
     let model = TinyModel::new();
+    // More sequences than rows of a step.
+    bench(&model, "-p 0 -n 2 -npl 5 -ub 2").succeeded();
     let rows = bench(
         &model,
         "-p 8 -n 3 -pg 4,2 -d 0-40+20 -npl 1,3 -ub 16 -o json",

@@ -86,11 +86,10 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
                     at: SystemTime::now(),
                 };
                 rows.row(&row.fields(), &shown.cells(&row))?;
-                done.push(row);
                 if trace.is_some() {
-                    let once = profile_once(&mut session, test, &described, console).await?;
-                    profiled.extend(once);
+                    profiled.extend(profile_once(&mut session, &row, console).await?);
                 }
+                done.push(row);
             }
         }
     }
@@ -158,31 +157,37 @@ fn batches(args: &Bench) -> Vec<[u32; 2]> {
     pairs.collect()
 }
 
-/// The test once more, with its dispatches timed; nothing where the device has no timestamps, which is said.
+/// The test of `row` once more, with its dispatches timed; nothing where the device has no timestamps, which is said.
 async fn profile_once(
     session: &mut Session,
-    test: Test,
-    described: &Described,
+    row: &Row,
     console: &Console,
 ) -> Result<Option<ProfiledTest>> {
-    measure::fill(session, test, described.max_rows).await?;
+    let (test, max_rows) = (row.test, row.described.max_rows);
+    measure::fill(session, test, max_rows).await?;
     let (_, executor) = session.parts();
     if !executor.start_profile(ProfileDetail::Dispatches) {
         console.note(format!("--profile: {} has no timestamps", executor.name()));
         return Ok(None);
     }
     let start = Instant::now();
-    measure::run_once(session, test, described.max_rows).await?;
+    let sample = measure::run_once(session, test, max_rows).await?;
     let wall_ns = elapsed_ns(start);
     let (_, executor) = session.parts();
+    let runs = executor.take_profile().await?;
+    // What is timed may leave out the first step.
+    let dispatches: usize = runs.iter().map(|run| run.dispatches.len()).sum();
+    let timed = dispatches as f64 * sample.ns as f64 / wall_ns.max(1) as f64;
+    let [usual, ..] = percentiles(row.ns()).unwrap_or_default();
     let sequences = match test.sequences {
         1 => String::new(),
         sequences => format!(" × {sequences}"),
     };
     Ok(Some(ProfiledTest {
-        name: format!("{} {}{sequences}", described.label, test.name()),
+        name: format!("{} {}{sequences}", row.described.label, test.name()),
         wall_ns,
-        runs: executor.take_profile().await?,
+        stamp_ns: sample.ns.saturating_sub(usual) as f64 / timed.max(1.0),
+        runs,
     }))
 }
 

@@ -490,7 +490,13 @@ impl Session {
         max_new_tokens: Option<usize>,
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<GenerateReport>, Error> {
-        self.check(rows)?;
+        if rows.is_empty() {
+            return Err(SessionError::EmptyPrompt.into());
+        }
+        // Decoding is not bound by the rows of a step.
+        for rows in rows.chunks(self.model.capacity.max_rows as usize) {
+            self.check(rows)?;
+        }
         let count = rows.len() as u32;
         let sampling = sampling(sampler);
         self.plan(StepShape::Decode {

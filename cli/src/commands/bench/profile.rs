@@ -1,9 +1,9 @@
 //! `--profile`: where the time of a test goes, as a table for people and as a trace for a browser.
 
+use crate::rows::{Column, md_header};
 use plateau::exec::RunTimes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// One run of a test with a timestamp between each two dispatches.
 pub struct ProfiledTest {
@@ -11,6 +11,8 @@ pub struct ProfiledTest {
     pub name: String,
     /// Of the whole run, on the host's clock.
     pub wall_ns: u64,
+    /// What a timestamp adds to a dispatch, by comparison with the runs before. It is part of every time.
+    pub stamp_ns: f64,
     pub runs: Vec<RunTimes>,
 }
 
@@ -27,13 +29,15 @@ impl Total {
         self.ns += ns;
     }
 
-    fn cells(&self, name: &str, all_ns: u64) -> String {
+    fn cells(&self, name: &str, all_ns: u64, stamp_ns: f64) -> String {
+        let mean = self.ns as f64 / self.count.max(1) as f64;
         format!(
-            "| {name:<42} | {:>7} | {:>10.3} | {:>7.1} | {:>9.2} |\n",
+            "| {name:<42} | {:>7} | {:>10.3} | {:>7.1} | {:>9.2} | {:>9.2} |\n",
             self.count,
             self.ns as f64 / 1e6,
             100.0 * self.ns as f64 / all_ns.max(1) as f64,
-            self.ns as f64 / 1e3 / self.count.max(1) as f64
+            mean / 1e3,
+            (mean - stamp_ns).max(0.0) / 1e3
         )
     }
 }
@@ -76,35 +80,31 @@ impl ProfiledTest {
             kernels.into_iter().collect();
         lines.sort_by_key(|(_, (total, _))| std::cmp::Reverse(total.ns));
         let mut text = format!(
-            "\nprofile of {}: {} submissions, {:.3} ms by the clock, {:.1} % of it in dispatches\n\n",
+            "\nprofile of {}: {} submissions, {:.3} ms by the clock, {:.1} % of it in dispatches; a timestamp adds about {:.2} µs to \
+             each\n\n",
             self.name,
             self.runs.len(),
             self.wall_ns as f64 / 1e6,
-            100.0 * all.ns as f64 / self.wall_ns.max(1) as f64
+            100.0 * all.ns as f64 / self.wall_ns.max(1) as f64,
+            self.stamp_ns / 1e3
         );
-        let _ = writeln!(
-            text,
-            "| {:<42} | {:>7} | {:>10} | {:>7} | {:>9} |",
-            "kernel", "count", "total ms", "share %", "mean µs"
-        );
-        let _ = writeln!(
-            text,
-            "| {} | {}: | {}: | {}: | {}: |",
-            "-".repeat(42),
-            "-".repeat(6),
-            "-".repeat(9),
-            "-".repeat(6),
-            "-".repeat(8)
-        );
+        text.push_str(&md_header(&[
+            Column::text("kernel", 42),
+            Column::number("count", 7),
+            Column::number("total ms", 10),
+            Column::number("share %", 7),
+            Column::number("mean µs", 9),
+            Column::number("less that", 9),
+        ]));
         for (kernel, (total, roles)) in lines {
-            text.push_str(&total.cells(kernel, all.ns));
+            text.push_str(&total.cells(kernel, all.ns, self.stamp_ns));
             if roles.len() > 1 {
                 for (role, total) in largest_first(roles) {
-                    text.push_str(&total.cells(&format!("– {role}"), all.ns));
+                    text.push_str(&total.cells(&format!("– {role}"), all.ns, self.stamp_ns));
                 }
             }
         }
-        text.push_str(&all.cells("all", all.ns));
+        text.push_str(&all.cells("all", all.ns, self.stamp_ns));
         text
     }
 
@@ -189,6 +189,7 @@ mod tests {
         ProfiledTest {
             name: "tg2".to_owned(),
             wall_ns: 16_000,
+            stamp_ns: 250.0,
             runs: vec![run(0), run(5000)],
         }
     }
@@ -216,6 +217,7 @@ mod tests {
             .skip(2)
             .map(|line| line.split('|').map(str::trim).collect())
             .collect();
+        assert_eq!((rows[0][6], rows[3][6]), ("0.92", "0.25"));
         let row = |i: usize| (rows[i][1], rows[i][2], rows[i][4], rows[i][5]);
         assert_eq!(row(0), ("gemv_i4", "6", "87.5", "1.17"));
         assert_eq!(row(1), ("– mlp.down_proj", "4", "50.0", "1.00"));
