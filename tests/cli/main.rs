@@ -426,7 +426,7 @@ fn what_cannot_be_done_is_a_wrong_usage() {
         "bench --shape llama2-7b,unknown",
         "bench-ops --device twin",
         "bench-ops test --device twin",
-        "bench-ops test --filter (",
+        "bench-ops test --filter [",
         "bench-ops test --filter no-such-kernel",
         "bench-ops perf --filter no-such-kernel",
         "bench-ops support --filter no-such-kernel",
