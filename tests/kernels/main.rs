@@ -85,6 +85,10 @@ fn repeated_rows_are_those_of_the_twin() {
     };
     let cases = large.cases();
     assert!(cases.iter().all(|case| case.repeats.is_some()));
+    let names = cases
+        .iter()
+        .map(|case| (case.kernel.name, case.name.clone()));
+    assert_eq!(names.collect::<Vec<_>>(), large.names());
     let mut wrong = cases[0].clone();
     // A row of x that is not a repeat of an earlier one.
     let last = wrong.buffers[0].len() - 1;

@@ -87,6 +87,19 @@ impl Filter {
         }
     }
 
+    /// The shapes of which a case may be selected.
+    fn large(&self) -> Vec<Large> {
+        let mut all = Large::ALL.to_vec();
+        if let Some((text, regex)) = &self.0 {
+            let is_found = |name: String| name.contains(text) || regex.is_match(&name);
+            all.retain(|large| {
+                let mut names = large.names().into_iter();
+                names.any(|(kernel, name)| is_found(format!("{kernel} {name}")))
+            });
+        }
+        all
+    }
+
     fn is_name_of(&self, cases: &[Case]) -> bool {
         let is_one = |case: &Case| self.0.as_ref().is_some_and(|(text, _)| name(case) == *text);
         matches!(cases, [case] if is_one(case))
@@ -264,7 +277,7 @@ impl Session<'_> {
         let mut cases = self.filter.select(self.seeded(cases::all));
         if cases.is_empty() {
             // Those come last, since they take seconds to make.
-            for large in Large::ALL {
+            for large in self.filter.large() {
                 cases.extend(self.filter.select(self.seeded(|| large.cases())));
             }
         }
@@ -340,7 +353,7 @@ impl Session<'_> {
         if is_software && self.filter.0.is_none() {
             console.note("a software driver: no large linears without a --filter, such as in=4096");
         } else if !self.filter.is_name_of(&others) {
-            for large in Large::ALL {
+            for large in self.filter.large() {
                 perf.large(device, large).await?;
             }
         }

@@ -79,9 +79,11 @@ impl CpuExecutor {
         let (plan, scratch) = self.plans[plan]
             .as_mut()
             .expect("the plan was not released");
-        let mut run = RunTimes::default();
-        run.start_ns = self.profiler.as_ref().map_or(0, Profiler::now);
-        let mut start_ns = run.start_ns;
+        let mut start_ns = self.profiler.as_ref().map_or(0, Profiler::now);
+        let mut run = RunTimes {
+            start_ns,
+            ..RunTimes::default()
+        };
         for dispatch in &plan.dispatches[dispatches] {
             run_dispatch(dispatch, &mut self.shared, scratch);
             if let Some(profiler) = &self.profiler {

@@ -81,6 +81,26 @@ impl Large {
         cases.collect()
     }
 
+    /// Kernel and name of each of [`Large::cases`], at once.
+    pub fn names(self) -> Vec<(&'static str, String)> {
+        let shape = |large: Self| format!("in={} out={}", large.in_features, large.out_features);
+        let tiny = self.tiny();
+        let name = |case: Case| {
+            let name = case.name.replace(&shape(tiny), &shape(self));
+            (case.kernel.name, name)
+        };
+        tiny.plain().into_iter().map(name).collect()
+    }
+
+    /// As many rows, of few features: the same kernels.
+    fn tiny(self) -> Self {
+        Self {
+            in_features: 32,
+            out_features: 32,
+            ..self
+        }
+    }
+
     fn plain(self) -> Vec<Case> {
         let Self {
             rows,
@@ -95,16 +115,8 @@ impl Large {
 
 /// The kernels that run a [`Large`].
 pub fn kernels_of_large() -> BTreeSet<&'static str> {
-    let tiny = |large: Large| {
-        Large {
-            in_features: 32,
-            out_features: 32,
-            ..large
-        }
-        .plain()
-    };
-    let cases = Large::ALL.into_iter().flat_map(tiny);
-    cases.map(|case| case.kernel.name).collect()
+    let names = Large::ALL.into_iter().flat_map(Large::names);
+    names.map(|(kernel, _)| kernel).collect()
 }
 
 /// Of every kernel that is not one of `others`, its largest test case.

@@ -23,6 +23,13 @@ struct Total {
     ns: u64,
 }
 
+/// A kernel's dispatches, in all and by what they do.
+#[derive(Debug, Default)]
+struct ByRole {
+    total: Total,
+    roles: BTreeMap<String, Total>,
+}
+
 impl Total {
     fn add(&mut self, ns: u64) {
         self.count += 1;
@@ -67,18 +74,18 @@ fn largest_first<T>(totals: BTreeMap<T, Total>) -> Vec<(T, Total)> {
 impl ProfiledTest {
     /// Time by kernel; where one kernel does several things, by what it does too.
     pub fn table(&self) -> String {
-        let mut kernels: BTreeMap<&str, (Total, BTreeMap<String, Total>)> = BTreeMap::new();
+        let mut kernels: BTreeMap<&str, ByRole> = BTreeMap::new();
         let mut all = Total::default();
         for dispatch in self.runs.iter().flat_map(|run| &run.dispatches) {
             let ns = dispatch.ns();
-            let (kernel, roles) = kernels.entry(dispatch.kernel).or_default();
-            kernel.add(ns);
-            roles.entry(role(&dispatch.label)).or_default().add(ns);
+            let kernel = kernels.entry(dispatch.kernel).or_default();
+            kernel.total.add(ns);
+            let role = role(&dispatch.label);
+            kernel.roles.entry(role).or_default().add(ns);
             all.add(ns);
         }
-        let mut lines: Vec<(&str, (Total, BTreeMap<String, Total>))> =
-            kernels.into_iter().collect();
-        lines.sort_by_key(|(_, (total, _))| std::cmp::Reverse(total.ns));
+        let mut lines: Vec<(&str, ByRole)> = kernels.into_iter().collect();
+        lines.sort_by_key(|(_, kernel)| std::cmp::Reverse(kernel.total.ns));
         let mut text = format!(
             "\nprofile of {}: {} submissions, {:.3} ms by the clock, {:.1} % of it in dispatches; a timestamp adds about {:.2} µs to \
              each\n\n",
@@ -96,7 +103,7 @@ impl ProfiledTest {
             Column::number("mean µs", 9),
             Column::number("less that", 9),
         ]));
-        for (kernel, (total, roles)) in lines {
+        for (kernel, ByRole { total, roles }) in lines {
             text.push_str(&total.cells(kernel, all.ns, self.stamp_ns));
             if roles.len() > 1 {
                 for (role, total) in largest_first(roles) {
