@@ -492,9 +492,9 @@ pub enum OpsMode {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  plateau bench-ops                          large linears, and each other kernel
+  plateau bench-ops                    large linears, and each other kernel
   plateau bench-ops perf --filter 'gem[mv]_i4.*in=4096' -o csv
-  plateau bench-ops test                     every case against its twin
+  plateau bench-ops test               every case against its twin
   plateau bench-ops test --filter rms_norm --seed 7
   plateau bench-ops support --device 1")]
 pub struct BenchOps {
