@@ -54,6 +54,7 @@ pub enum Command {
     Perplexity(Perplexity),
     Eval(Eval),
     Bench(Bench),
+    BenchOps(BenchOps),
     Quantize(Quantize),
     Completions(Completions),
 }
@@ -344,6 +345,15 @@ pub enum BenchOutput {
     Jsonl,
 }
 
+/// A word of a list of counts as llama-bench takes it: 512, 1-4, 128-512+128 (in steps), 1-32*2 (multiplied).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts(pub Vec<u32>);
+
+/// All the counts of a list.
+pub fn all_counts(list: &[Counts]) -> Vec<u32> {
+    list.iter().flat_map(|counts| counts.0.clone()).collect()
+}
+
 /// Tokens of a prompt and of its continuation, measured together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptAndGen {
@@ -353,7 +363,8 @@ pub struct PromptAndGen {
 
 /// Measure tokens per second
 ///
-/// Options, table and field names are llama-bench's. Each test runs once to warm up. Tokenizing is not measured.
+/// Options, table and field names are llama-bench's. Lists are separated by commas or given by several options; 1-4 is a
+/// range, 0-512+128 one in steps, 1-32*2 one that is multiplied. Each test runs once to warm up. Tokenizing is not measured.
 /// First a few greedy tokens are checked against the logits of one prefill; a wrong result has no speed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -361,49 +372,148 @@ Examples:
   plateau bench
   plateau bench -m ./my-model --quant w4a8 -p 128,512 -n 64 -r 3
   plateau bench --shape llama2-7b --quant w4a8 -o json   random weights
-  plateau bench -m ./my-model -pg 512,128 -ub 128,512")]
+  plateau bench -m ./my-model -pg 512,128 -ub 128,512
+  plateau bench -p 0 -n 32 --profile trace.json    where the time goes
+
+How speed changes:
+  plateau bench -p 512 -n 64 -d 0,512,2048 --plot context.svg
+  plateau bench -p 0 -n 64 -npl 1-32*2 --plot batch.svg
+  plateau bench --shape tinyllama-1.1b,llama2-7b --plot size.svg")]
 pub struct Bench {
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Random weights instead of a model: tinyllama-1.1b, llama2-7b, opt-1.3b, opt-6.7b, or the path of a config.json
-    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
-    pub shape: Option<String>,
-    /// Prompt lengths (pp), separated by commas; 0 is none
+    /// Random weights instead of a model: names of shapes (tinyllama-1.1b, llama2-7b, llama3.1-8b, opt-1.3b, opt-6.7b)
+    /// or paths of config.json files, separated by commas
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "model"
+    )]
+    pub shape: Vec<String>,
+    /// Prompt lengths (pp); 0 is none
     #[arg(
         short = 'p',
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "512"
+        default_value = "512",
+        value_parser = counts
     )]
-    pub n_prompt: Vec<u32>,
-    /// Tokens to generate (tg), separated by commas; 0 is none
+    pub n_prompt: Vec<Counts>,
+    /// Tokens to generate (tg); 0 is none
     #[arg(
         short = 'n',
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "128"
+        default_value = "128",
+        value_parser = counts
     )]
-    pub n_gen: Vec<u32>,
+    pub n_gen: Vec<Counts>,
     /// A prompt and its continuation in one measurement (-pg is the same); may be given several times
     #[arg(long, value_name = "PP,TG", value_parser = prompt_and_gen)]
     pub pg: Vec<PromptAndGen>,
+    /// Tokens in the context before each test, which are not measured
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "0",
+        value_parser = counts
+    )]
+    pub n_depth: Vec<Counts>,
+    /// Sequences at once, each with the test's tokens; speeds are those of all together (-npl is the same)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = positive_counts
+    )]
+    pub npl: Vec<Counts>,
     /// How often each test is measured
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
-    /// Tokens of one prefill submission, separated by commas (-ub is the same)
+    /// Tokens of a prompt that are handed over at once; a submission has no more, whatever -ub says
+    #[arg(
+        short,
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "2048",
+        value_parser = positive_counts
+    )]
+    pub batch_size: Vec<Counts>,
+    /// Tokens of one prefill submission (-ub is the same)
     #[arg(
         long,
         value_name = "LIST",
         value_delimiter = ',',
         default_value = "512",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = positive_counts
     )]
-    pub ubatch_size: Vec<u32>,
+    pub ubatch_size: Vec<Counts>,
     /// Form of the output
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = BenchOutput::Md)]
     pub output: BenchOutput,
+    /// Say of how many dispatches a step consists, and of which ones in a layer
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Run each test once more with a timestamp after each dispatch: print the time of each kernel, and write a trace that
+    /// a browser opens (chrome://tracing, ui.perfetto.dev) to FILE [default: plateau-trace.json]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plateau-trace.json")]
+    pub profile: Option<PathBuf>,
+    /// Draw the speeds as SVG: against -d, else -npl, else the size of the models, else the length, whichever is a list
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
+/// What `bench-ops` does with the cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OpsMode {
+    /// Compare each case with its twin
+    Test,
+    /// Compare, then time, and set against what the adapter can do at most
+    Perf,
+    /// Which kernels and variants this adapter runs, and why not the others
+    Support,
+}
+
+/// Test and time single kernels
+///
+/// The cases are those of the project's own tests; perf adds linears of the shapes that models have. A kernel is compared
+/// with its twin, a plain loop on the CPU, before it is timed: a wrong result has no speed. perf measures first what the
+/// adapter can do at most: copy and read memory, and calculate in dot4 and in f32.
+///
+/// µs is the time of a dispatch among others that do not wait for each other, chained µs of one that waits for the one before,
+/// as in a model. Weights take turns, so that they come from memory. GB/s counts every word once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plateau bench-ops                    large linears, and each other kernel
+  plateau bench-ops perf --filter 'gem[mv]_i4.*in=4096' -o csv
+  plateau bench-ops test               every case against its twin
+  plateau bench-ops test --filter rms_norm --seed 7
+  plateau bench-ops support --device 1")]
+pub struct BenchOps {
+    #[arg(value_enum, default_value_t = OpsMode::Perf)]
+    pub mode: OpsMode,
+    /// Only cases whose kernel and name contain TEXT or match it as a regular expression; the whole name is that case alone
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub filter: Option<String>,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = BenchOutput::Md)]
+    pub output: BenchOutput,
+    /// Other random inputs; 0 are those of the project's tests
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// perf: leave out cases that would take longer, each
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive)]
+    pub budget: f32,
+    #[command(flatten)]
+    pub device: DeviceArg,
 }
 
 /// Write a quantized copy of a float model
@@ -677,6 +787,47 @@ fn share(text: &str) -> Result<f32, String> {
     }
 }
 
+fn counts(text: &str) -> Result<Counts, String> {
+    /// Longer lists are mistakes.
+    const MOST: usize = 1000;
+    let expected =
+        || "a count, or a range such as 1-4, 0-512+128 or 1-32*2, is expected".to_owned();
+    let number = |word: &str| word.trim().parse::<u32>().map_err(|_| expected());
+    let Some((first, rest)) = text.split_once('-') else {
+        return Ok(Counts(vec![number(text)?]));
+    };
+    let (last, add, multiply) = match (rest.split_once('+'), rest.split_once('*')) {
+        (Some((last, step)), _) => (last, number(step)?, 1),
+        (None, Some((last, factor))) => (last, 0, number(factor)?),
+        (None, None) => (rest, 1, 1),
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    let mut list = Vec::new();
+    let mut next = first;
+    while next <= last && list.len() < MOST {
+        list.push(next);
+        let after = u64::from(next) * u64::from(multiply) + u64::from(add);
+        match u32::try_from(after) {
+            Ok(after) if after > next => next = after,
+            _ if next == last => break,
+            Ok(_) => return Err(format!("'{text}' does not go on after {next}")),
+            Err(_) => break,
+        }
+    }
+    if list.is_empty() || list.len() == MOST {
+        return Err(expected());
+    }
+    Ok(Counts(list))
+}
+
+fn positive_counts(text: &str) -> Result<Counts, String> {
+    let list = counts(text)?;
+    if list.0.contains(&0) {
+        return Err("1 or more is expected".to_owned());
+    }
+    Ok(list)
+}
+
 fn prompt_and_gen(text: &str) -> Result<PromptAndGen, String> {
     let parse = |word: &str| word.trim().parse::<u32>().ok().filter(|&count| count > 0);
     text.split_once(',')
@@ -801,6 +952,13 @@ mod tests {
             "bench --ubatch-size 0",
             "bench -m a --shape llama2-7b",
             "bench -o sql",
+            "bench -d x",
+            "bench --npl 0",
+            "bench -b 0",
+            "bench --plot",
+            "bench-ops all",
+            "bench-ops --budget 0",
+            "bench-ops --seed x",
             "quantize a",
             "quantize a b --recipe unknown",
             "quantize a b --group-size 48",
@@ -822,7 +980,8 @@ mod tests {
         else {
             panic!("bench");
         };
-        assert_eq!((bench.n_prompt, bench.n_gen), (vec![64, 128], vec![0]));
+        assert_eq!(all_counts(&bench.n_prompt), [64, 128]);
+        assert_eq!(all_counts(&bench.n_gen), [0]);
         assert_eq!(
             bench.pg,
             [
@@ -836,6 +995,30 @@ mod tests {
                 }
             ]
         );
+    }
+
+    #[test]
+    fn lists_have_the_ranges_of_llama_bench() {
+        let list = |text: &str| counts(text).map(|counts| counts.0);
+        assert_eq!(list("7"), Ok(vec![7]));
+        assert_eq!(list("1-4"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(list("0-512+256"), Ok(vec![0, 256, 512]));
+        assert_eq!(list("1-9*2"), Ok(vec![1, 2, 4, 8]));
+        assert_eq!(list("5-5*1"), Ok(vec![5]));
+        for wrong in [
+            "", "x", "4-1", "0-8*2", "1-8*1", "1-8+0", "1-9999", "-1", "1-2-3",
+        ] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
+        assert!(positive_counts("0-4").is_err());
+        let Ok(Command::Bench(bench)) =
+            parse("bench -d 0 -d 64-128+64 --npl 1-4*2 -b 64").map(|args| args.command)
+        else {
+            panic!("bench");
+        };
+        assert_eq!(all_counts(&bench.n_depth), [0, 64, 128]);
+        assert_eq!(all_counts(&bench.npl), [1, 2, 4]);
+        assert_eq!(all_counts(&bench.batch_size), [64]);
     }
 
     #[test]

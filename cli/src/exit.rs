@@ -147,7 +147,9 @@ fn of_session(error: &SessionError) -> Code {
         | SessionError::AlreadyQuantized { .. }
         | SessionError::ContextSize { .. } => Code::Usage,
         // No command asks a session for more than it loaded it for.
-        SessionError::TooManySequences { .. } | SessionError::TooManyRows { .. } => Code::Failure,
+        SessionError::TooManySequences { .. }
+        | SessionError::TooManyRows { .. }
+        | SessionError::SequenceOrder { .. } => Code::Failure,
     }
 }
 
@@ -181,7 +183,8 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         SessionError::UnknownToken { .. }
         | SessionError::ContextSize { .. }
         | SessionError::TooManySequences { .. }
-        | SessionError::TooManyRows { .. } => None,
+        | SessionError::TooManyRows { .. }
+        | SessionError::SequenceOrder { .. } => None,
     };
     let hint = error.chain().find_map(|cause| {
         let engine = match cause.downcast_ref::<EvalError>() {

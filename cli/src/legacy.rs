@@ -11,9 +11,10 @@ enum Word {
     Nothing(&'static str),
 }
 
-const WORDS: [(&str, Word); 8] = [
+const WORDS: [(&str, Word); 9] = [
     ("-dev", Word::Long("--device")),
     ("-hf", Word::Long("--model")),
+    ("-npl", Word::Long("--npl")),
     ("-pg", Word::Long("--pg")),
     ("-ub", Word::Long("--ubatch-size")),
     ("-ctk", Word::Long("--cache-type-k")),
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn a_rewritten_line_parses() {
         use clap::Parser;
-        let line = "plateau bench -dev twin -ub 64 -pg 8,4 -ctk f32 -ctv f32";
+        let line = "plateau bench -dev twin -ub 64 -npl 2 -pg 8,4 -ctk f32 -ctv f32";
         let words =
             rewrite(line.split(' ').map(OsString::from)).expect("every word has a long form");
         crate::args::Args::try_parse_from(words).expect("clap knows the long forms");

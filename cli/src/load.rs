@@ -271,6 +271,7 @@ mod tests {
         assert_eq!(parameters(&shape::tinyllama_1_1b()), 1_100_048_384);
         assert_eq!(parameters(&shape::opt(2048, 24)), 1_315_758_080);
         assert_eq!(parameters(&shape::llama2_7b()), 6_738_415_616);
+        assert_eq!(parameters(&shape::llama3_1_8b()), 8_030_261_248);
     }
 
     #[test]

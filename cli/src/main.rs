@@ -7,6 +7,7 @@ mod exit;
 mod legacy;
 mod load;
 mod results;
+mod rows;
 mod shape;
 mod text;
 

@@ -7,13 +7,20 @@ use plateau::checkpoint::{
 };
 use std::path::Path;
 
-const NAMES: [&str; 4] = ["tinyllama-1.1b", "llama2-7b", "opt-1.3b", "opt-6.7b"];
+const NAMES: [&str; 5] = [
+    "tinyllama-1.1b",
+    "llama2-7b",
+    "llama3.1-8b",
+    "opt-1.3b",
+    "opt-6.7b",
+];
 
 /// A named shape, or that of a `config.json`.
 pub fn find(name: &str) -> Result<ModelConfig> {
     match name {
         "tinyllama-1.1b" => return Ok(tinyllama_1_1b()),
         "llama2-7b" => return Ok(llama2_7b()),
+        "llama3.1-8b" => return Ok(llama3_1_8b()),
         "opt-1.3b" => return Ok(opt(2048, 24)),
         "opt-6.7b" => return Ok(opt(4096, 32)),
         path if path.ends_with(".json") => {}
@@ -74,6 +81,30 @@ pub fn llama2_7b() -> ModelConfig {
         output_bias: false,
         mlp_bias: false,
         tie_word_embeddings: false,
+    }
+}
+
+/// meta-llama/Llama-3.1-8B: four query heads for each KV head, and a long context.
+pub fn llama3_1_8b() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama(LlamaConfig {
+            rms_norm_eps: 1e-5,
+            rope: RopeConfig {
+                theta: 500_000.0,
+                scaling: RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_max_position_embeddings: 8192.0,
+                },
+            },
+            qk_norm: false,
+        }),
+        intermediate_size: 14336,
+        num_key_value_heads: 8,
+        vocab_size: 128_256,
+        max_position_embeddings: 131_072,
+        ..llama2_7b()
     }
 }
 

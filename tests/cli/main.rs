@@ -1,6 +1,8 @@
 //! The binary, as a user runs it.
 
 mod bad_input;
+mod bench;
+mod bench_ops;
 mod eval;
 mod quantize;
 mod tiny;
@@ -420,6 +422,14 @@ fn what_cannot_be_done_is_a_wrong_usage() {
         "logits -m MODEL --ids 261 -o MODEL/logits.safetensors",
         "perplexity -m MODEL -f EMPTY",
         "bench -p 0 -n 0",
+        "bench -m MODEL -p 4 -n 0 -d 61",
+        "bench --shape llama2-7b,unknown",
+        "bench-ops --device twin",
+        "bench-ops test --device twin",
+        "bench-ops test --filter [",
+        "bench-ops test --filter no-such-kernel",
+        "bench-ops perf --filter no-such-kernel",
+        "bench-ops support --filter no-such-kernel",
         "bench -m MODEL -p 65 -n 0",
         "bench --shape unknown",
         "quantize MODEL MODEL --recipe rtn-w4a8",
@@ -795,6 +805,7 @@ fn help_has_examples_and_exit_codes() {
         "logits",
         "perplexity",
         "bench",
+        "bench-ops",
         "quantize",
         "completions",
     ] {

@@ -3,7 +3,9 @@
 use plateau::exec::{Executor, GpuOptions};
 use plateau::plan::{BufferDesc, BufferId, Grid};
 use plateau_shaders::Kernel;
-use plateau_tests::{Case, cases, device, run};
+use plateau_tests::cases::Large;
+use plateau_tests::peaks::Peak;
+use plateau_tests::{Case, cases, device, rng, run};
 
 /// `PLATEAU_CASE=gemm_i4` runs only the cases whose kernel or name contains the word.
 fn selected() -> Vec<Case> {
@@ -60,6 +62,57 @@ fn shaders_with_subgroups_equal_their_twins() {
             }
         }
     });
+}
+
+/// What speeds are compared with: checked as every kernel is.
+#[test]
+fn peaks_equal_their_twins() {
+    let cases = Peak::ALL.map(|peak| peak.case(0));
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            check_all(&mut device, cases.iter()).await;
+        }
+    });
+}
+
+/// Many rows of which the twin runs some.
+#[test]
+fn repeated_rows_are_those_of_the_twin() {
+    let large = Large {
+        rows: 70,
+        in_features: 96,
+        out_features: 65,
+    };
+    let cases = large.cases();
+    assert!(cases.iter().all(|case| case.repeats.is_some()));
+    let names = cases
+        .iter()
+        .map(|case| (case.kernel.name, case.name.clone()));
+    assert_eq!(names.collect::<Vec<_>>(), large.names());
+    let mut wrong = cases[0].clone();
+    // A row of x that is not a repeat of an earlier one.
+    let last = wrong.buffers[0].len() - 1;
+    wrong.buffers[0][last] = 1f32.to_bits();
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            check_all(&mut device, cases.iter()).await;
+            assert!(run::check(&mut device, &wrong).await.is_err());
+        }
+    });
+}
+
+#[test]
+fn other_seeds_give_other_inputs_and_0_those_of_the_tests() {
+    let inputs = |salt| -> Vec<Vec<Vec<u32>>> {
+        let cases = rng::salted(salt, cases::norm::cases);
+        cases.into_iter().map(|case| case.buffers).collect()
+    };
+    let tests: Vec<_> = cases::norm::cases()
+        .into_iter()
+        .map(|case| case.buffers)
+        .collect();
+    assert!(inputs(0) == tests);
+    assert!(inputs(1) == inputs(1) && inputs(1) != tests && inputs(1) != inputs(2));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Case {
     pub outputs: Vec<(usize, Check)>,
     /// Operations of the useful work: two for a multiply-add. Zero where nobody would count them.
     pub ops: u64,
+    /// What the twin runs instead, where it would take long: a smaller case, whose outputs this one's repeat over and over.
+    pub repeats: Option<Arc<Case>>,
 }
 
 impl Case {
@@ -64,7 +66,20 @@ impl Case {
             buffers: Vec::new(),
             outputs: Vec::new(),
             ops: 0,
+            repeats: None,
         }
+    }
+
+    /// This case with the rows of `small`, over and over: the same but for the number of rows, which comes first in the shape
+    /// of every buffer that depends on it.
+    pub fn repeating(mut self, small: Self) -> Self {
+        for (words, small) in self.buffers.iter_mut().zip(&small.buffers) {
+            for (i, word) in words.iter_mut().enumerate() {
+                *word = small[i % small.len()];
+            }
+        }
+        self.repeats = Some(Arc::new(small));
+        self
     }
 
     /// Sets an `override`.

@@ -1,12 +1,15 @@
-//! What the tests and benches share: the table of kernel cases, seeded inputs, named tolerances, comparison.
+//! What the tests, the benches and `plateau bench-ops` share: the table of kernel cases, seeded inputs, named tolerances,
+//! comparison, timing.
 
 pub mod case;
 pub mod cases;
 pub mod compare;
 pub mod device;
 pub mod model;
+pub mod peaks;
 pub mod rng;
 pub mod run;
+pub mod timing;
 pub mod tolerance;
 
 pub use case::{Case, Check};

@@ -1,12 +1,26 @@
 //! Seeded inputs. Every test says its seed, so that a failure can be replayed.
 
+use std::cell::Cell;
+
 /// SplitMix64: small, and good enough to fill tensors.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
+thread_local! {
+    static SALT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What `make` gives with other seeds: those that it asks for, each mixed with `salt`. 0 changes nothing.
+pub fn salted<T>(salt: u64, make: impl FnOnce() -> T) -> T {
+    let before = SALT.replace(if salt == 0 { 0 } else { Rng(salt).next_u64() });
+    let made = make();
+    SALT.set(before);
+    made
+}
+
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(seed ^ SALT.get())
     }
 
     pub fn next_u64(&mut self) -> u64 {

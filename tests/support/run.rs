@@ -70,11 +70,32 @@ pub async fn run_in_grid(
     Ok(outputs)
 }
 
+/// Why `device` cannot run `case`, if so.
+pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
+    if case.kernel.subgroups && !device.features().subgroups {
+        return Some("the adapter has no subgroups".to_owned());
+    }
+    let words = case
+        .buffers
+        .iter()
+        .map(|words| words.len() + SENTINEL.len());
+    let largest = 4 * words.max().unwrap_or(0) as u64;
+    let limit = device.max_buffer_bytes();
+    (largest > limit).then(|| {
+        format!("a buffer of {largest} bytes does not fit one binding of the adapter, {limit}")
+    })
+}
+
 /// Runs `case` on `device` and on the twin and compares every output.
 pub async fn check(device: &mut Executor, case: &Case) -> Result<(), String> {
-    let expected = run(&mut Executor::twin(), case).await?;
+    let twin = case.repeats.as_deref().unwrap_or(case);
+    let mut expected = run(&mut Executor::twin(), twin).await?;
     let found = run(device, case).await?;
     for (i, (binding, check)) in case.outputs.iter().enumerate() {
+        if case.repeats.is_some() {
+            let words = expected[i].iter().copied().cycle();
+            expected[i] = words.take(found[i].len()).collect();
+        }
         compare(&found[i], &expected[i], check)
             .map_err(|message| format!("binding {binding}: {message}"))?;
     }

@@ -1,18 +1,30 @@
 //! `plateau bench`: tokens per second, in llama-bench's words.
 
-use crate::args::{Bench, BenchOutput};
-use crate::console::{Console, Unit, print, print_line};
+mod dispatches;
+mod measure;
+mod plot;
+mod profile;
+
+use crate::args::{Bench, BenchOutput, all_counts};
+use crate::console::{Console, Unit, print};
 use crate::exit::{CliError, usage};
 use crate::load;
+use crate::rows::{Column, Field, Rows, md_header, md_line};
 use crate::shape;
 use anyhow::Result;
+use measure::{Sample, Test, elapsed_ns, percentiles, prompt_ids};
 use plateau::checkpoint::{Checkpoint, ModelConfig};
-use plateau::exec::AdapterInfo;
+use plateau::exec::{AdapterInfo, ProfileDetail};
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Session};
 use plateau::tensor::Quant;
+use plot::Point;
+use profile::ProfiledTest;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Tokens of the prompt and of its greedy continuation that are checked before anything is timed.
@@ -21,96 +33,261 @@ const CHECKED_NEW: u32 = 4;
 
 pub async fn run(args: &Bench, console: &Console) -> Result<()> {
     let tests = tests(args)?;
-    let model = Model::open(args).await?;
+    let models = Model::open_all(args).await?;
     let longest = tests
         .iter()
         .map(Test::positions)
         .max()
         .unwrap_or(0)
         .max(CHECKED_PROMPT + CHECKED_NEW);
-    let limit = model.config().max_position_embeddings;
-    if longest > limit {
-        return Err(usage(format!(
-            "the tests need {longest} positions, the model has {limit}; -p and -n take less"
-        )));
-    }
-
-    let mut printer = Printer::new(args.output, args.ubatch_size.len() > 1);
-    let mut device = None;
-    for &max_rows in &args.ubatch_size {
-        let options = LoadOptions {
-            max_rows,
-            ..load::options(&args.load.format, Some(longest))?
-        };
-        let (mut session, adapter) = model.load(args, &options, console).await?;
-        check(&mut session, console).await?;
-        let described = Described::new(&model, &options, &session, adapter.as_ref());
-        for &test in &tests {
-            let samples = measure(&mut session, test, args.repetitions, console).await?;
-            printer.row(Row {
-                described: described.clone(),
-                test,
-                samples,
-                at: SystemTime::now(),
-            })?;
-        }
-        device = Some(described.device_line());
-    }
-    printer.finish(device)
-}
-
-/// A prompt, a continuation, or one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Test {
-    prompt: u32,
-    gen_tokens: u32,
-}
-
-impl Test {
-    /// `pp512`, `tg128`, `pp512+tg128`
-    fn name(&self) -> String {
-        match (self.prompt, self.gen_tokens) {
-            (prompt, 0) => format!("pp{prompt}"),
-            (0, gen_tokens) => format!("tg{gen_tokens}"),
-            (prompt, gen_tokens) => format!("pp{prompt}+tg{gen_tokens}"),
+    for model in &models {
+        let limit = model.config().max_position_embeddings;
+        if longest > limit {
+            return Err(usage(format!(
+                "the tests need {longest} positions, {} has {limit}; -p, -n and -d take less",
+                model.filename()
+            )));
         }
     }
+    let sequences = tests.iter().map(|test| test.sequences).max().unwrap_or(1);
+    let trace = args.profile.as_deref().map(NewFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(NewFile::create).transpose()?;
 
-    fn tokens(&self) -> u32 {
-        self.prompt + self.gen_tokens
+    let shown = Shown::new(args);
+    let mut rows = Rows::new(args.output, shown.columns());
+    let mut profiled = Vec::new();
+    let mut done: Vec<Row> = Vec::new();
+    for model in &models {
+        for [batch, ubatch] in batches(args) {
+            let max_rows = batch.min(ubatch);
+            let options = LoadOptions {
+                max_rows,
+                max_sequences: sequences,
+                ..load::options(&args.load.format, Some(longest))?
+            };
+            let (mut session, adapter) = model.load(args, &options, console).await?;
+            if args.verbose {
+                console.note(dispatches::describe(session.parts().0, sequences, max_rows));
+            }
+            check(&mut session, console).await?;
+            let described = Described {
+                batch,
+                ubatch,
+                ..Described::new(model, &options, &session, adapter.as_ref())
+            };
+            for &test in &tests {
+                let samples =
+                    measure::measure(&mut session, test, max_rows, args.repetitions, console)
+                        .await?;
+                let row = Row {
+                    described: described.clone(),
+                    test,
+                    samples,
+                    at: SystemTime::now(),
+                };
+                rows.row(&row.fields(), &shown.cells(&row))?;
+                if trace.is_some() {
+                    profiled.extend(profile_once(&mut session, &row, console).await?);
+                }
+                done.push(row);
+            }
+        }
+    }
+    if args.output == BenchOutput::Md {
+        print(&latencies(&done))?;
+    }
+    let tables = profiled.iter().map(ProfiledTest::table).collect::<String>();
+    if args.output == BenchOutput::Md {
+        print(&tables)?;
+    } else if !tables.is_empty() {
+        console.note(tables);
+    }
+    let device = done.first().map(|row| row.described.device_line());
+    if let Some(trace) = trace {
+        trace.write(
+            &profile::trace(&profiled, &json!({"device": device})),
+            console,
+        )?;
+    }
+    if let (Some(plot), Some(device)) = (plot, &device) {
+        plot.write(&drawing(&done, device), console)?;
+    }
+    Ok(rows.finish(device.as_deref())?)
+}
+
+/// A file that is made before anything is measured, so that a wrong path is said at once.
+struct NewFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl NewFile {
+    fn create(path: &Path) -> Result<Self, CliError> {
+        match File::create(path) {
+            Ok(file) => Ok(Self {
+                path: path.to_owned(),
+                file,
+            }),
+            Err(source) => Err(Self::error(path, source)),
+        }
     }
 
-    /// Of the context. A continuation starts from one token at least.
-    fn positions(&self) -> u32 {
-        self.prompt
-            .max(u32::from(self.gen_tokens > 0))
-            .saturating_add(self.gen_tokens)
+    fn write(mut self, text: &str, console: &Console) -> Result<(), CliError> {
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|source| Self::error(&self.path, source))?;
+        console.note(format!("wrote {}", self.path.display()));
+        Ok(())
+    }
+
+    fn error(path: &Path, source: std::io::Error) -> CliError {
+        CliError::File {
+            verb: "write",
+            path: path.display().to_string(),
+            source,
+        }
     }
 }
 
+/// -b and -ub, each with each.
+fn batches(args: &Bench) -> Vec<[u32; 2]> {
+    let ubatches = all_counts(&args.ubatch_size);
+    let pairs = all_counts(&args.batch_size)
+        .into_iter()
+        .flat_map(|batch| ubatches.iter().map(move |&ubatch| [batch, ubatch]));
+    pairs.collect()
+}
+
+/// The test of `row` once more, with its dispatches timed; nothing where the device has no timestamps, which is said.
+async fn profile_once(
+    session: &mut Session,
+    row: &Row,
+    console: &Console,
+) -> Result<Option<ProfiledTest>> {
+    let (test, max_rows) = (row.test, row.described.max_rows);
+    measure::fill(session, test, max_rows).await?;
+    let (_, executor) = session.parts();
+    if !executor.start_profile(ProfileDetail::Dispatches) {
+        console.note(format!("--profile: {} has no timestamps", executor.name()));
+        return Ok(None);
+    }
+    let start = Instant::now();
+    let sample = measure::run_once(session, test, max_rows).await?;
+    let wall_ns = elapsed_ns(start);
+    let (_, executor) = session.parts();
+    let runs = executor.take_profile().await?;
+    // What is timed may leave out the first step.
+    let dispatches: usize = runs.iter().map(|run| run.dispatches.len()).sum();
+    let timed = dispatches as f64 * sample.ns as f64 / wall_ns.max(1) as f64;
+    let [usual, ..] = percentiles(row.ns()).unwrap_or_default();
+    let sequences = match test.sequences {
+        1 => String::new(),
+        sequences => format!(" × {sequences}"),
+    };
+    Ok(Some(ProfiledTest {
+        name: format!("{} {}{sequences}", row.described.label, test.name()),
+        wall_ns,
+        stamp_ns: sample.ns.saturating_sub(usual) as f64 / timed.max(1.0),
+        runs,
+    }))
+}
+
+/// The tests in llama-bench's order: at each depth, and with each number of sequences, prompts, continuations, then both.
 fn tests(args: &Bench) -> Result<Vec<Test>> {
-    let prompts = args.n_prompt.iter().map(|&prompt| Test {
-        prompt,
-        gen_tokens: 0,
-    });
-    let gens = args.n_gen.iter().map(|&gen_tokens| Test {
-        prompt: 0,
-        gen_tokens,
-    });
-    let both = args.pg.iter().map(|both| Test {
-        prompt: both.prompt,
-        gen_tokens: both.gen_tokens,
-    });
-    let tests: Vec<Test> = prompts
+    let prompts = all_counts(&args.n_prompt).into_iter().map(|p| (p, 0));
+    let gens = all_counts(&args.n_gen).into_iter().map(|n| (0, n));
+    let both = args.pg.iter().map(|both| (both.prompt, both.gen_tokens));
+    let kinds: Vec<(u32, u32)> = prompts
         .chain(gens)
         .chain(both)
-        .filter(|test| test.positions() > 0)
+        .filter(|kind| *kind != (0, 0))
         .collect();
-    if tests.is_empty() {
-        Err(usage("nothing to measure: -p, -n and --pg are all 0"))
-    } else {
-        Ok(tests)
+    if kinds.is_empty() {
+        return Err(usage("nothing to measure: -p, -n and --pg are all 0"));
     }
+    let mut tests = Vec::new();
+    for depth in all_counts(&args.n_depth) {
+        for sequences in all_counts(&args.npl) {
+            tests.extend(kinds.iter().map(|&(prompt, gen_tokens)| Test {
+                prompt,
+                gen_tokens,
+                depth,
+                sequences,
+            }));
+        }
+    }
+    Ok(tests)
+}
+
+/// Times until the first token and between tokens, as a table of their own; nothing where there are none.
+fn latencies(rows: &[Row]) -> String {
+    let columns = [
+        Column::text("test", 22),
+        Column::number("npl", 4),
+        Column::number("first token ms: p50", 19),
+        Column::number("p90", 9),
+        Column::number("p99", 9),
+        Column::number("between tokens ms: p50", 22),
+        Column::number("p90", 9),
+        Column::number("p99", 9),
+    ];
+    let several = rows
+        .iter()
+        .any(|row| row.described.label != rows[0].described.label);
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let name = row.test.name();
+            let mut cells = vec![
+                if several {
+                    format!("{} {name}", row.described.label)
+                } else {
+                    name
+                },
+                row.test.sequences.to_string(),
+            ];
+            for times in [row.first_ns(), row.gaps_ns()] {
+                match times {
+                    Some(times) => cells.extend(times.map(|ns| format!("{:.3}", ns as f64 / 1e6))),
+                    None => cells.extend(std::iter::repeat_n(String::new(), 3)),
+                }
+            }
+            md_line(&columns, &cells)
+        })
+        .collect();
+    format!("\n{}{}", md_header(&columns), lines.concat())
+}
+
+fn drawing(rows: &[Row], device: &str) -> String {
+    let point = |row: &Row| {
+        let (rate, deviation) = mean_and_deviation(&row.rates());
+        Point {
+            model: row.described.label.clone(),
+            parameters: (row.described.parameters as f64 / 1e4).round() / 1e2,
+            prompt: row.test.prompt,
+            gen_tokens: row.test.gen_tokens,
+            depth: row.test.depth,
+            sequences: row.test.sequences,
+            rate,
+            deviation,
+        }
+    };
+    let points: Vec<Point> = rows.iter().map(point).collect();
+    let mut models: Vec<&str> = rows
+        .iter()
+        .map(|row| row.described.label.as_str())
+        .collect();
+    models.dedup();
+    let repetitions = rows.first().map_or(0, |row| row.samples.len());
+    plot::svg(
+        &points,
+        &[
+            format!(
+                "{}; mean and standard deviation of {repetitions}",
+                models.join(", ")
+            ),
+            device.to_owned(),
+        ],
+    )
 }
 
 /// What is measured: a checkpoint, or random weights of a shape.
@@ -120,16 +297,18 @@ enum Model {
 }
 
 impl Model {
-    async fn open(args: &Bench) -> Result<Self> {
-        Ok(match &args.shape {
-            Some(name) => Self::Shape {
+    async fn open_all(args: &Bench) -> Result<Vec<Self>> {
+        if args.shape.is_empty() {
+            let checkpoint = load::checkpoint(args.load.model.model.as_deref()).await?;
+            return Ok(vec![Self::Checkpoint(Box::new(checkpoint))]);
+        }
+        let shape = |name: &String| {
+            Ok(Self::Shape {
                 name: name.clone(),
                 config: shape::find(name)?,
-            },
-            None => Self::Checkpoint(Box::new(
-                load::checkpoint(args.load.model.model.as_deref()).await?,
-            )),
-        })
+            })
+        };
+        args.shape.iter().map(shape).collect()
     }
 
     fn config(&self) -> &ModelConfig {
@@ -184,19 +363,12 @@ impl Model {
     }
 }
 
-/// Ids that differ and are the same each time.
-fn prompt_ids(count: u32, vocab: u32) -> Vec<u32> {
-    (0..count)
-        .map(|index| ((u64::from(index) * 7919 + 1) % u64::from(vocab)) as u32)
-        .collect()
-}
-
 /// A continuation, decoded token by token, has to be what the logits of one prefill say. A speed of wrong results is
 /// worth nothing.
 async fn check(session: &mut Session, console: &Console) -> Result<()> {
     let progress = console.progress("checking", 2, Unit::Steps);
     let vocab = session.config().vocab_size;
-    let mut ids = prompt_ids(CHECKED_PROMPT, vocab);
+    let mut ids: Vec<u32> = prompt_ids(0..CHECKED_PROMPT, vocab).collect();
     let mut new = Vec::new();
     let mut take = |id| {
         new.push(id);
@@ -248,55 +420,6 @@ fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// One run to warm up, then the time of each of `repetitions` runs, in ns.
-async fn measure(
-    session: &mut Session,
-    test: Test,
-    repetitions: u32,
-    console: &Console,
-) -> Result<Vec<u64>> {
-    let progress = console.progress(&test.name(), u64::from(repetitions) + 1, Unit::Steps);
-    let mut samples = Vec::new();
-    for repetition in 0..=repetitions {
-        let ns = run_once(session, test).await?;
-        if repetition > 0 {
-            samples.push(ns);
-        }
-        progress.set(u64::from(repetition) + 1);
-    }
-    Ok(samples)
-}
-
-async fn run_once(session: &mut Session, test: Test) -> Result<u64> {
-    let vocab = session.config().vocab_size;
-    if test.gen_tokens == 0 {
-        let ids = prompt_ids(test.prompt, vocab);
-        let start = Instant::now();
-        session.prefill(&ids).await?;
-        return Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    }
-    // The first new token comes out of the prompt's last row: one more than the decode steps that are timed.
-    let ids = prompt_ids(test.prompt.max(1), vocab);
-    let new_tokens = test.gen_tokens as usize + 1;
-    let mut go_on = |_| ControlFlow::Continue(());
-    let report = session
-        .generate(&ids, &SamplerConfig::GREEDY, Some(new_tokens), &mut go_on)
-        .await?;
-    if report.new_tokens != new_tokens {
-        let line = format!(
-            "{}: {} tokens came, not {new_tokens}",
-            test.name(),
-            report.new_tokens
-        );
-        return Err(CliError::NumericCheck(line).into());
-    }
-    Ok(if test.prompt == 0 {
-        report.decode_ns
-    } else {
-        report.prefill_ns + report.decode_ns
-    })
-}
-
 /// Mean, and the spread of a sample (n - 1); 0 for less than two.
 fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
     let count = samples.len() as f64;
@@ -315,6 +438,9 @@ struct Described {
     filename: String,
     size: u64,
     parameters: u64,
+    /// -b and -ub.
+    batch: u32,
+    ubatch: u32,
     max_rows: u32,
     kv_type: &'static str,
     layers: u32,
@@ -336,6 +462,8 @@ impl Described {
             filename: model.filename(),
             size: session.memory().weights,
             parameters: session.parameters(),
+            batch: options.max_rows,
+            ubatch: options.max_rows,
             max_rows: options.max_rows,
             kv_type: options.kv_type.name(),
             layers: model.config().num_hidden_layers,
@@ -375,8 +503,7 @@ fn backend_name(backend: &'static str) -> &'static str {
 struct Row {
     described: Described,
     test: Test,
-    /// ns
-    samples: Vec<u64>,
+    samples: Vec<Sample>,
     at: SystemTime,
 }
 
@@ -384,17 +511,39 @@ impl Row {
     fn rates(&self) -> Vec<f64> {
         self.samples
             .iter()
-            .map(|&ns| f64::from(self.test.tokens()) * 1e9 / ns.max(1) as f64)
+            .map(|sample| f64::from(self.test.tokens()) * 1e9 / sample.ns.max(1) as f64)
             .collect()
     }
 
+    fn ns(&self) -> Vec<u64> {
+        self.samples.iter().map(|sample| sample.ns).collect()
+    }
+
+    /// Percentiles 50, 90 and 99.
+    fn first_ns(&self) -> Option<[u64; 3]> {
+        percentiles(self.samples.iter().filter_map(|s| s.first_ns).collect())
+    }
+
+    fn gaps_ns(&self) -> Option<[u64; 3]> {
+        percentiles(
+            self.samples
+                .iter()
+                .flat_map(|s| s.gaps_ns.clone())
+                .collect(),
+        )
+    }
+
     /// llama-bench's fields, in its order; then those of this program. Lists are last among llama-bench's.
-    fn fields(&self) -> Vec<(&'static str, Value)> {
+    fn fields(&self) -> Vec<Field> {
         let of = &self.described;
         let gpu = of.backend != "CPU";
-        let times: Vec<f64> = self.samples.iter().map(|&ns| ns as f64).collect();
+        let times: Vec<f64> = self.ns().into_iter().map(|ns| ns as f64).collect();
         let (avg_ns, stddev_ns) = mean_and_deviation(&times);
         let rates = self.rates();
+        let ms = |times: Option<[u64; 3]>, i: usize| -> Value {
+            json!(times.map(|times| times[i] as f64 / 1e6))
+        };
+        let (first, gaps) = (self.first_ns(), self.gaps_ns());
         let (avg_ts, stddev_ts) = mean_and_deviation(&rates);
         vec![
             (
@@ -412,8 +561,8 @@ impl Row {
             ("model_type", json!(of.label)),
             ("model_size", json!(of.size)),
             ("model_n_params", json!(of.parameters)),
-            ("n_batch", json!(of.max_rows)),
-            ("n_ubatch", json!(of.max_rows)),
+            ("n_batch", json!(of.batch)),
+            ("n_ubatch", json!(of.ubatch)),
             (
                 "n_threads",
                 json!(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -427,63 +576,26 @@ impl Row {
             ("devices", json!(of.adapter)),
             ("n_prompt", json!(self.test.prompt)),
             ("n_gen", json!(self.test.gen_tokens)),
-            ("n_depth", json!(0)),
+            ("n_depth", json!(self.test.depth)),
             ("test_time", json!(utc(self.at))),
             ("avg_ns", json!(avg_ns.round() as u64)),
             ("stddev_ns", json!(stddev_ns.round() as u64)),
             ("avg_ts", json!(avg_ts)),
             ("stddev_ts", json!(stddev_ts)),
-            ("samples_ns", json!(self.samples)),
+            ("samples_ns", json!(self.ns())),
             ("samples_ts", json!(rates)),
             ("adapter", json!(of.adapter)),
             ("driver", json!(of.driver)),
             ("backend_api", json!(of.backend)),
+            ("n_parallel", json!(self.test.sequences)),
+            ("first_token_p50_ms", ms(first, 0)),
+            ("first_token_p90_ms", ms(first, 1)),
+            ("first_token_p99_ms", ms(first, 2)),
+            ("between_tokens_p50_ms", ms(gaps, 0)),
+            ("between_tokens_p90_ms", ms(gaps, 1)),
+            ("between_tokens_p99_ms", ms(gaps, 2)),
         ]
     }
-
-    /// The fields in their order on one line: a `serde_json` map would sort them.
-    fn json(&self) -> String {
-        let fields = self.fields();
-        let fields: Vec<String> = fields
-            .iter()
-            .map(|(name, value)| format!("{}: {value}", json!(name)))
-            .collect();
-        format!("{{{}}}", fields.join(", "))
-    }
-
-    /// Every field but the lists, as llama-bench does.
-    fn csv_fields(&self) -> Vec<(&'static str, String)> {
-        let fields = self.fields().into_iter();
-        fields
-            .filter_map(|(name, value)| Some((name, csv_value(&value)?)))
-            .collect()
-    }
-
-    fn md_cells(&self, ubatch: bool) -> Vec<String> {
-        let of = &self.described;
-        let (avg_ts, stddev_ts) = mean_and_deviation(&self.rates());
-        let mut cells = vec![
-            of.label.clone(),
-            size(of.size),
-            count(of.parameters),
-            of.backend.to_owned(),
-        ];
-        if ubatch {
-            cells.push(of.max_rows.to_string());
-        }
-        cells.push(self.test.name());
-        cells.push(format!("{avg_ts:.2} ± {stddev_ts:.2}"));
-        cells
-    }
-}
-
-fn csv_value(value: &Value) -> Option<String> {
-    let text = match value {
-        Value::Array(_) | Value::Object(_) => return None,
-        Value::String(text) => text.clone(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
-    };
-    Some(format!("\"{}\"", text.replace('"', "\"\"")))
 }
 
 /// `1.10 GiB`, or MiB below 1 GiB, as in llama-bench.
@@ -546,102 +658,66 @@ fn utc(time: SystemTime) -> String {
     )
 }
 
-/// Rows as they come, in the form that was asked for.
-struct Printer {
-    form: BenchOutput,
+/// Which columns the table has: as in llama-bench, what is varied has one.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    batch: bool,
     ubatch: bool,
-    rows: usize,
+    sequences: bool,
 }
 
-/// A column of the table: its name, its width, and whether it is a number. llama-bench's widths.
-const COLUMNS: [(&str, usize, bool); 7] = [
-    ("model", 30, false),
-    ("size", 10, true),
-    ("params", 10, true),
-    ("backend", 10, false),
-    ("n_ubatch", 8, true),
-    ("test", 14, true),
-    ("t/s", 20, true),
-];
-
-impl Printer {
-    fn new(form: BenchOutput, ubatch: bool) -> Self {
+impl Shown {
+    fn new(args: &Bench) -> Self {
         Self {
-            form,
-            ubatch,
-            rows: 0,
+            batch: all_counts(&args.batch_size).len() > 1,
+            ubatch: all_counts(&args.ubatch_size).len() > 1,
+            sequences: all_counts(&args.npl) != [1],
         }
     }
 
-    fn row(&mut self, row: Row) -> Result<()> {
-        let mut text = String::new();
-        match self.form {
-            BenchOutput::Md => {
-                if self.rows == 0 {
-                    text.push_str(&self.md_header());
-                }
-                text.push_str(&self.md_line(&row.md_cells(self.ubatch)));
-            }
-            BenchOutput::Csv => {
-                let fields = row.csv_fields();
-                if self.rows == 0 {
-                    let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-                    text.push_str(&format!("{}\n", names.join(",")));
-                }
-                let values: Vec<&str> = fields.iter().map(|(_, value)| value.as_str()).collect();
-                text.push_str(&format!("{}\n", values.join(",")));
-            }
-            BenchOutput::Json => {
-                text.push_str(if self.rows == 0 { "[\n  " } else { ",\n  " });
-                text.push_str(&row.json());
-            }
-            BenchOutput::Jsonl => text.push_str(&format!("{}\n", row.json())),
+    /// In llama-bench's widths.
+    fn columns(&self) -> Vec<Column> {
+        let mut columns = vec![
+            Column::text("model", 30),
+            Column::number("size", 10),
+            Column::number("params", 10),
+            Column::text("backend", 10),
+        ];
+        if self.batch {
+            columns.push(Column::number("n_batch", 7));
         }
-        self.rows += 1;
-        Ok(print(&text)?)
-    }
-
-    fn finish(self, device: Option<String>) -> Result<()> {
-        match (self.form, device) {
-            (BenchOutput::Md, Some(device)) => print_line(&format!("\n{device}"))?,
-            (BenchOutput::Json, _) => print("\n]\n")?,
-            (BenchOutput::Md, None) | (BenchOutput::Csv | BenchOutput::Jsonl, _) => {}
+        if self.ubatch {
+            columns.push(Column::number("n_ubatch", 8));
         }
-        Ok(())
+        if self.sequences {
+            columns.push(Column::number("npl", 5));
+        }
+        columns.push(Column::number("test", 14));
+        columns.push(Column::number("t/s", 20));
+        columns
     }
 
-    fn columns(&self) -> impl Iterator<Item = (&'static str, usize, bool)> {
-        let ubatch = self.ubatch;
-        COLUMNS
-            .into_iter()
-            .filter(move |(name, ..)| ubatch || *name != "n_ubatch")
-    }
-
-    fn md_header(&self) -> String {
-        let names: Vec<String> = self.columns().map(|(name, ..)| name.to_owned()).collect();
-        let rules = self.columns().map(|(_, width, number)| {
-            if number {
-                format!("{}:", "-".repeat(width - 1))
-            } else {
-                "-".repeat(width)
-            }
-        });
-        format!(
-            "{}| {} |\n",
-            self.md_line(&names),
-            rules.collect::<Vec<_>>().join(" | ")
-        )
-    }
-
-    fn md_line(&self, cells: &[String]) -> String {
-        let cells = self.columns().zip(cells).map(|((_, width, number), cell)| {
-            if number {
-                format!("{cell:>width$}")
-            } else {
-                format!("{cell:<width$}")
-            }
-        });
-        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    fn cells(&self, row: &Row) -> Vec<String> {
+        let of = &row.described;
+        let (avg_ts, stddev_ts) = mean_and_deviation(&row.rates());
+        let mut cells = vec![
+            of.label.clone(),
+            size(of.size),
+            count(of.parameters),
+            of.backend.to_owned(),
+        ];
+        if self.batch {
+            cells.push(of.batch.to_string());
+        }
+        if self.ubatch {
+            cells.push(of.ubatch.to_string());
+        }
+        if self.sequences {
+            cells.push(row.test.sequences.to_string());
+        }
+        cells.push(row.test.name());
+        cells.push(format!("{avg_ts:.2} ± {stddev_ts:.2}"));
+        cells
     }
 }
 
@@ -649,6 +725,7 @@ impl Printer {
 mod tests {
     use super::*;
     use crate::args::{Args, Command};
+    use crate::rows::{csv_fields, json_object};
     use clap::Parser;
 
     fn bench(line: &str) -> Bench {
@@ -666,6 +743,8 @@ mod tests {
             label: "tiny \"w4a8\"".to_owned(),
             size: 3 << 30,
             parameters: 1_100_048_384,
+            batch: 2048,
+            ubatch: 512,
             max_rows: 512,
             kv_type: "f16",
             backend: "Vulkan",
@@ -673,12 +752,21 @@ mod tests {
             driver: "example 1.2".to_owned(),
             ..Described::default()
         };
-        let samples = vec![1_000_000_000, 2_000_000_000, 4_000_000_000];
+        let sample = |ns| Sample {
+            ns,
+            first_ns: Some(ns),
+            gaps_ns: Vec::new(),
+        };
+        let samples = [1_000_000_000, 2_000_000_000, 4_000_000_000]
+            .map(sample)
+            .to_vec();
         Row {
             described,
             test: Test {
                 prompt: 512,
                 gen_tokens: 0,
+                depth: 0,
+                sequences: 1,
             },
             samples,
             at: SystemTime::UNIX_EPOCH,
@@ -697,15 +785,21 @@ mod tests {
         let expected = ["pp64", "pp128", "pp8+tg4"].map(str::to_owned).to_vec();
         assert_eq!(names("-p 64,128 -n 0 --pg 8,4").ok(), Some(expected));
         assert!(names("-p 0 -n 0").is_err());
+        let expected = ["pp8", "tg4", "pp8 @ d64", "tg4 @ d64"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(names("-p 8 -n 4 -d 0,64").ok(), Some(expected));
+        let together = tests(&bench("-p 0 -n 4 --npl 1,3")).expect("two tests");
+        assert_eq!(
+            together.iter().map(Test::tokens).collect::<Vec<_>>(),
+            [4, 12]
+        );
     }
 
     #[test]
-    fn a_test_knows_the_positions_that_it_needs() {
-        let positions = |prompt, gen_tokens| Test { prompt, gen_tokens }.positions();
-        assert_eq!(positions(512, 0), 512);
-        assert_eq!(positions(0, 128), 129);
-        assert_eq!(positions(512, 128), 640);
-        assert_eq!(positions(u32::MAX, 1), u32::MAX);
+    fn every_batch_is_measured_with_every_ubatch() {
+        let pairs = batches(&bench("-b 64,128 --ubatch-size 32,512"));
+        assert_eq!(pairs, [[64, 32], [64, 512], [128, 32], [128, 512]]);
     }
 
     #[test]
@@ -717,11 +811,12 @@ mod tests {
 
     #[test]
     fn the_table_is_that_of_llama_bench() {
-        let printer = Printer::new(BenchOutput::Md, false);
+        let shown = Shown::new(&bench(""));
+        let columns = shown.columns();
         let text = format!(
             "{}{}",
-            printer.md_header(),
-            printer.md_line(&row().md_cells(false))
+            md_header(&columns),
+            md_line(&columns, &shown.cells(&row()))
         );
         let expected = "\
 | model                          |       size |     params | backend    |           test |                  t/s |
@@ -729,16 +824,15 @@ mod tests {
 | tiny \"w4a8\"                    |   3.00 GiB |     1.10 B | Vulkan     |          pp512 |      298.67 ± 195.52 |
 ";
         assert_eq!(text, expected);
-        assert!(
-            Printer::new(BenchOutput::Md, true)
-                .md_header()
-                .contains("n_ubatch")
-        );
+        let all = Shown::new(&bench("-b 1,2 --ubatch-size 1,2 --npl 2")).columns();
+        for name in ["n_batch", "n_ubatch", "npl"] {
+            assert!(md_header(&all).contains(name), "{name}");
+        }
     }
 
     #[test]
     fn json_has_the_field_names_of_llama_bench() {
-        let value: Value = serde_json::from_str(&row().json()).expect("is JSON");
+        let value: Value = serde_json::from_str(&json_object(&row().fields())).expect("is JSON");
         for field in [
             "build_commit",
             "build_number",
@@ -774,11 +868,13 @@ mod tests {
         }
         assert_eq!(value["samples_ts"], json!([512.0, 256.0, 128.0]));
         assert_eq!(value["avg_ns"], json!(2_333_333_333u64));
+        assert_eq!(value["first_token_p50_ms"], json!(2000.0));
+        assert_eq!(value["between_tokens_p50_ms"], Value::Null);
     }
 
     #[test]
     fn csv_is_quoted_and_has_no_lists() {
-        let fields = row().csv_fields();
+        let fields = csv_fields(&row().fields());
         assert!(
             fields
                 .iter()
@@ -800,11 +896,5 @@ mod tests {
     fn the_lowest_of_equal_logits_wins() {
         assert_eq!(argmax(&[0.0, 2.0, 2.0, 1.0]), 1);
         assert_eq!(argmax(&[-1.0]), 0);
-    }
-
-    #[test]
-    fn prompts_stay_in_the_vocabulary() {
-        assert!(prompt_ids(1000, 7).iter().all(|&id| id < 7));
-        assert_eq!(prompt_ids(3, 32000), [1, 7920, 15839]);
     }
 }

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 mod bench;
+mod bench_ops;
 mod completions;
 mod devices;
 mod eval;
@@ -23,6 +24,7 @@ pub async fn run(command: Command, console: &Console) -> Result<()> {
         Command::Perplexity(args) => perplexity::run(&args, console).await,
         Command::Eval(args) => eval::run(&args, console).await,
         Command::Bench(args) => bench::run(&args, console).await,
+        Command::BenchOps(args) => bench_ops::run(&args, console).await,
         Command::Quantize(args) => quantize::run(&args, console).await,
         Command::Completions(args) => completions::run(&args),
     }

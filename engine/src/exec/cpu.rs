@@ -1,9 +1,11 @@
 //! Runs the twins over host memory: the definition of every result, and the fallback of a machine without a GPU driver.
 
 use super::DeviceError;
+use super::profile::{DispatchTime, ProfileDetail, RunTimes};
 use crate::plan::{BufferDesc, BufferId, Dispatch, Plan};
 use plateau_shaders::{Access, Buffer, Call};
 use std::ops::Range;
+use std::time::Instant;
 
 /// For messages.
 pub(super) const NAME: &str = "CPU twins";
@@ -13,6 +15,20 @@ pub(super) const NAME: &str = "CPU twins";
 pub struct CpuExecutor {
     shared: Vec<Vec<u32>>,
     plans: Vec<Option<(Plan, Vec<Vec<u32>>)>>,
+    profiler: Option<Profiler>,
+}
+
+/// Notes when twins ran.
+struct Profiler {
+    detail: ProfileDetail,
+    zero: Instant,
+    runs: Vec<RunTimes>,
+}
+
+impl Profiler {
+    fn now(&self) -> u64 {
+        u64::try_from(self.zero.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl CpuExecutor {
@@ -63,9 +79,44 @@ impl CpuExecutor {
         let (plan, scratch) = self.plans[plan]
             .as_mut()
             .expect("the plan was not released");
+        let mut start_ns = self.profiler.as_ref().map_or(0, Profiler::now);
+        let mut run = RunTimes {
+            start_ns,
+            ..RunTimes::default()
+        };
         for dispatch in &plan.dispatches[dispatches] {
             run_dispatch(dispatch, &mut self.shared, scratch);
+            if let Some(profiler) = &self.profiler {
+                let end_ns = profiler.now();
+                if profiler.detail == ProfileDetail::Dispatches {
+                    run.dispatches.push(DispatchTime {
+                        kernel: dispatch.kernel.name,
+                        label: dispatch.label.clone(),
+                        start_ns,
+                        end_ns,
+                    });
+                }
+                start_ns = end_ns;
+            }
         }
+        run.end_ns = start_ns;
+        if let Some(profiler) = &mut self.profiler {
+            profiler.runs.push(run);
+        }
+    }
+
+    pub(super) fn start_profile(&mut self, detail: ProfileDetail) {
+        self.profiler = Some(Profiler {
+            detail,
+            zero: Instant::now(),
+            runs: Vec::new(),
+        });
+    }
+
+    pub(super) fn take_profile(&mut self) -> Vec<RunTimes> {
+        self.profiler
+            .take()
+            .map_or(Vec::new(), |profiler| profiler.runs)
     }
 }
 

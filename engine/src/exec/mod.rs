@@ -6,9 +6,11 @@
 pub mod bisect;
 mod cpu;
 mod gpu;
+mod profile;
 
 pub use cpu::CpuExecutor;
 pub use gpu::{GpuExecutor, GpuOptions, adapters, open_all};
+pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
 use crate::plan::{BufferDesc, BufferId, Features, Plan};
 use std::ops::Range;
@@ -289,6 +291,26 @@ impl Executor {
             (_, Readback::Ready(words)) => Ok(words),
             (Self::Gpu(gpu), Readback::Gpu(pending)) => gpu.wait(pending).await,
             (Self::Cpu(_), Readback::Gpu(_)) => unreachable!("the twins answer at once"),
+        }
+    }
+
+    /// From now on notes when what runs ran, until [`Executor::take_profile`]; `false` where the device has no timestamps. The
+    /// twins' times are those of the host.
+    pub fn start_profile(&mut self, detail: ProfileDetail) -> bool {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.start_profile(detail);
+                true
+            }
+            Self::Gpu(gpu) => gpu.start_profile(detail),
+        }
+    }
+
+    /// Ends what [`Executor::start_profile`] began: each run since then, in its order, after waiting for them.
+    pub async fn take_profile(&mut self) -> Result<Vec<RunTimes>, DeviceError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.take_profile()),
+            Self::Gpu(gpu) => gpu.take_profile().await,
         }
     }
 

@@ -35,6 +35,10 @@ pub enum SessionError {
     TooManySequences { found: usize, limit: u32 },
     #[error("a step has {found} rows, the session was loaded for {limit}")]
     TooManyRows { found: usize, limit: u32 },
+    #[error(
+        "row {index} is of sequence {sequence}: the rows of a batch are of the sequences 0, 1, … in that order"
+    )]
+    SequenceOrder { sequence: u32, index: u32 },
     #[error("--quant rounds a float model; this checkpoint is quantized already ({recipe})")]
     AlreadyQuantized { recipe: String },
     #[error("the model needs {needed} bytes of device memory, {available} are available to {name}")]
@@ -471,11 +475,71 @@ impl Session {
         for (index, prompt) in prompts.iter().enumerate() {
             active.push(self.start(index, prompt).await?);
         }
-        let mut reports: Vec<GenerateReport> = prompts
-            .iter()
-            .map(|prompt| GenerateReport {
+        let lengths = prompts.iter().map(|prompt| prompt.len()).collect();
+        self.decode_all(active, lengths, started, sampler, max_new_tokens, on_token)
+            .await
+    }
+
+    /// As [`Session::generate_batch`], of sequences that hold earlier positions already: `rows` has the next token of each
+    /// sequence from 0 on. Every position before is in the cache, and those after are written anew. A repetition penalty
+    /// sees what comes from here on.
+    pub async fn continue_batch(
+        &mut self,
+        rows: &[Row],
+        sampler: &SamplerConfig,
+        max_new_tokens: Option<usize>,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<GenerateReport>, Error> {
+        if rows.is_empty() {
+            return Err(SessionError::EmptyPrompt.into());
+        }
+        // Decoding is not bound by the rows of a step.
+        for rows in rows.chunks(self.model.capacity.max_rows as usize) {
+            self.check(rows)?;
+        }
+        let count = rows.len() as u32;
+        let sampling = sampling(sampler);
+        self.plan(StepShape::Decode {
+            rows: count,
+            sampling,
+        })
+        .await?;
+        let started = Instant::now();
+        let mut active = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            if row.sequence as usize != index {
+                let (sequence, index) = (row.sequence, index as u32);
+                return Err(SessionError::SequenceOrder { sequence, index }.into());
+            }
+            let first = row.position as usize;
+            self.write_history(row.sequence, first, &[row.token])?;
+            active.push(Active {
+                index,
+                position: row.position,
+                token: row.token,
+                produced: 0,
+            });
+        }
+        let lengths = rows.iter().map(|row| row.position as usize + 1).collect();
+        self.decode_all(active, lengths, started, sampler, max_new_tokens, on_token)
+            .await
+    }
+
+    /// Decodes until every sequence is finished; `prompt_tokens` of each, for the reports.
+    async fn decode_all(
+        &mut self,
+        mut active: Vec<Active>,
+        prompt_tokens: Vec<usize>,
+        started: Instant,
+        sampler: &SamplerConfig,
+        max_new_tokens: Option<usize>,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<GenerateReport>, Error> {
+        let mut reports: Vec<GenerateReport> = prompt_tokens
+            .into_iter()
+            .map(|prompt_tokens| GenerateReport {
                 finish: Finish::Length,
-                prompt_tokens: prompt.len(),
+                prompt_tokens,
                 new_tokens: 0,
                 prefill_ns: 0,
                 decode_ns: 0,
@@ -573,21 +637,24 @@ impl Session {
             let first = stored + i * chunk;
             self.step(&prompt_rows(sequence, first, ids), &[]).await?;
         }
-        let mut history = [u32::MAX; REPEAT_WINDOW as usize];
-        for (position, &token) in prompt.iter().enumerate() {
-            history[position % history.len()] = token;
-        }
-        self.executor.write(
-            self.model.decode.history,
-            u64::from(sequence * REPEAT_WINDOW),
-            &history,
-        )?;
+        self.write_history(sequence, 0, prompt)?;
         Ok(Active {
             index,
             position: before.len() as u32,
             token,
             produced: 0,
         })
+    }
+
+    /// The latest tokens of a sequence, for the repetition penalty: `tokens` from position `first` on.
+    fn write_history(&mut self, sequence: u32, first: usize, tokens: &[u32]) -> Result<(), Error> {
+        let mut history = [u32::MAX; REPEAT_WINDOW as usize];
+        for (position, &token) in (first..).zip(tokens) {
+            history[position % history.len()] = token;
+        }
+        let start = u64::from(sequence * REPEAT_WINDOW);
+        let buffer = self.model.decode.history;
+        Ok(self.executor.write(buffer, start, &history)?)
     }
 
     /// Decodes all active sequences together until at least one is finished; gives the finished ones.

@@ -7,7 +7,7 @@ use super::text::{File, identifier};
 const CRATES: [(&str, &[&str]); 6] = [
     ("shaders", &[]),
     ("engine", &["plateau-shaders"]),
-    ("cli", &["plateau"]),
+    ("cli", &["plateau", "plateau-shaders", "plateau-tests"]),
     ("tests", &["plateau", "plateau-shaders"]),
     ("benches", &["plateau", "plateau-shaders", "plateau-tests"]),
     ("xtask", &["plateau-shaders"]),

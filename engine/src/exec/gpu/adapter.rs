@@ -11,7 +11,7 @@ fn needed() -> Limits {
 }
 
 /// Features that are used where an adapter has them.
-const WANTED: Features = Features::SUBGROUP;
+const WANTED: Features = Features::SUBGROUP.union(super::profile::WANTED);
 
 /// The process's one way to its GPUs. Kept for good: with an instance for each opening, a process on an NVIDIA card saw no
 /// adapter any more after some tens of them, probably since the driver was loaded anew each time.

@@ -2,13 +2,16 @@
 
 mod adapter;
 mod pipeline;
+mod profile;
 
 pub(super) use adapter::open;
 pub use adapter::{adapters, open_all};
 
+use super::profile::{ProfileDetail, RunTimes};
 use super::{AdapterInfo, DeviceError};
 use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
 use pipeline::Pipelines;
+use profile::Profiler;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -44,9 +47,13 @@ enum PreparedGrid {
     Indirect(wgpu::Buffer, u64),
 }
 
+type Names = Arc<[(&'static str, String)]>;
+
 struct PreparedPlan {
     scratch: Vec<wgpu::Buffer>,
     dispatches: Vec<PreparedDispatch>,
+    /// Kernel and label of each dispatch; a profile may outlive the plan.
+    names: Names,
 }
 
 /// A GPU, its buffers and its prepared plans.
@@ -62,6 +69,7 @@ pub struct GpuExecutor {
     staging: Vec<wgpu::Buffer>,
     pending_upload_bytes: u64,
     submissions: u64,
+    profiler: Option<Profiler>,
 }
 
 /// Words on their way back.
@@ -121,6 +129,7 @@ impl GpuExecutor {
             staging: Vec::new(),
             pending_upload_bytes: 0,
             submissions: 0,
+            profiler: None,
         }
     }
 
@@ -243,6 +252,7 @@ impl GpuExecutor {
         let mut prepared = PreparedPlan {
             scratch,
             dispatches: Vec::with_capacity(plan.dispatches.len()),
+            names: Names::default(),
         };
         let alignment = u64::from(self.device.limits().min_uniform_buffer_offset_alignment);
         let mut offset = 0;
@@ -286,6 +296,8 @@ impl GpuExecutor {
                 grid,
             });
         }
+        let names = plan.dispatches.into_iter();
+        prepared.names = names.map(|d| (d.kernel.name, d.label)).collect();
         self.fault()?;
         self.plans.push(Some(prepared));
         Ok(self.plans.len() - 1)
@@ -370,19 +382,25 @@ impl GpuExecutor {
         let mut encoder = self
             .device
             .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in &prepared.dispatches[range] {
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                match &dispatch.grid {
-                    PreparedGrid::Fixed([x, y, z]) => pass.dispatch_workgroups(*x, *y, *z),
-                    PreparedGrid::Indirect(buffer, offset) => {
-                        pass.dispatch_workgroups_indirect(buffer, *offset)
-                    }
-                }
+        let dispatches = &prepared.dispatches[range.clone()];
+        let names = Arc::clone(&prepared.names);
+        let profiler = self.profiler.as_ref();
+        let recording = profiler
+            .filter(|_| !dispatches.is_empty())
+            .map(|profiler| profiler.record(&self.device, dispatches.len()));
+        let stamps = match &recording {
+            Some(recording) => {
+                recording.encode(&mut encoder, dispatches);
+                Some(recording.resolve(&self.device, &mut encoder))
             }
-        }
+            None => {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                for dispatch in dispatches {
+                    dispatch.encode(&mut pass);
+                }
+                None
+            }
+        };
         if let (Some((id, words)), Some(staging)) = (&read, &staging) {
             let bytes = 4 * (words.end - words.start);
             encoder.copy_buffer_to_buffer(
@@ -396,9 +414,30 @@ impl GpuExecutor {
         let submission = self.queue.submit([encoder.finish()]);
         self.submissions += 1;
         self.pending_upload_bytes = 0;
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, stamps) {
+            profiler.submitted(names, range, stamps, submission.clone());
+        }
         Ok(read
             .zip(staging)
             .map(|((_, words), staging)| map(staging, 4 * (words.end - words.start), submission)))
+    }
+
+    /// From now on notes when what runs ran; `false` where the device has no timestamps.
+    pub(super) fn start_profile(&mut self, detail: ProfileDetail) -> bool {
+        self.profiler = Profiler::new(&self.device, &self.queue, detail);
+        self.profiler.is_some()
+    }
+
+    pub(super) async fn take_profile(&mut self) -> Result<Vec<RunTimes>, DeviceError> {
+        let mut runs = Vec::new();
+        let mut zero = None;
+        let pending = self.profiler.take().map(|profiler| profiler.pending);
+        for run in pending.unwrap_or_default() {
+            let words = self.wait(run.words).await?;
+            let zero = *zero.get_or_insert(profile::ticks(&words).next().unwrap_or(0));
+            runs.push(run.stamped.times(&words, zero));
+        }
+        Ok(runs)
     }
 
     pub(super) fn read(
