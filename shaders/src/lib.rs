@@ -64,6 +64,7 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemv_i8_subgroup::KERNEL,
     // quantize
     &quantize::flatten_quantize::KERNEL,
+    &quantize::gram_cross::KERNEL,
     &quantize::gram_f32::KERNEL,
     &quantize::gram_i8::KERNEL,
     &quantize::quantize_dynamic::KERNEL,
