@@ -330,6 +330,25 @@ impl Session<'_> {
     }
 
     async fn perf(&self, device: &mut Executor, console: &Console) -> Result<()> {
+        let is_software = device
+            .adapter()
+            .is_some_and(|adapter| adapter.kind == "software");
+        let others = self.seeded(|| match (&self.filter.0, is_software) {
+            (Some(_), _) => self.filter.select(cases::all()),
+            (None, true) => cases::largest(&BTreeSet::new()),
+            (None, false) => cases::largest(&cases::kernels_of_large()),
+        });
+        let large = if self.filter.is_name_of(&others) || is_software && self.filter.0.is_none() {
+            Vec::new()
+        } else {
+            self.filter.large()
+        };
+        if large.is_empty() && others.is_empty() {
+            return Err(self.no_case());
+        }
+        if is_software && self.filter.0.is_none() {
+            console.note("a software driver: no large linears without a --filter, such as in=4096");
+        }
         let mut perf = Perf {
             session: self,
             console,
@@ -341,27 +360,11 @@ impl Session<'_> {
         for peak in Peak::ALL {
             perf.peak(device, peak).await?;
         }
-        let measured_peaks: usize = perf.tally.0.values().sum();
-        let is_software = device
-            .adapter()
-            .is_some_and(|adapter| adapter.kind == "software");
-        let others = self.seeded(|| match (&self.filter.0, is_software) {
-            (Some(_), _) => self.filter.select(cases::all()),
-            (None, true) => cases::largest(&BTreeSet::new()),
-            (None, false) => cases::largest(&cases::kernels_of_large()),
-        });
-        if is_software && self.filter.0.is_none() {
-            console.note("a software driver: no large linears without a --filter, such as in=4096");
-        } else if !self.filter.is_name_of(&others) {
-            for large in self.filter.large() {
-                perf.large(device, large).await?;
-            }
+        for large in large {
+            perf.large(device, large).await?;
         }
         for case in others {
             perf.case(device, &case).await?;
-        }
-        if perf.tally.0.values().sum::<usize>() == measured_peaks {
-            return Err(self.no_case());
         }
         let Perf { rows, tally, .. } = perf;
         rows.finish(Some(&format!("{}\n{}", tally.line(), self.about.line())))?;
