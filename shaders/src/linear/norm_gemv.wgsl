@@ -1,0 +1,36 @@
+// The linear of norm_input.wgsl that writes floats: a subgroup has two neighbouring outputs at a time.
+// What follows is shared by norm_gemv_i4 and norm_gemv_i8.
+
+struct Params {
+  in_features: u32,
+  in_words: u32,
+  out_features: u32,
+  first_out: u32,
+  w_scale_stride: u32,
+  has_bias: u32,
+  in_flat_features: u32,
+  in_q_max: u32,
+  in_inv_scale: f32,
+  x_scale: f32,
+  eps: f32,
+  span: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+fn take(index: u32, a: u32, b: u32, acc: vec2<i32>) {
+  if (a < params.out_features) {
+    y[params.first_out + a] = scaled(a, acc.x);
+  }
+  if (b < params.out_features) {
+    y[params.first_out + b] = scaled(b, acc.y);
+  }
+}
+
+// Every invocation of the workgroup calls it.
+fn run(group: u32, lid: u32, place: Place) {
+  let stride = 2u * place.num_subgroups;
+  let a = group * params.span + 2u * place.subgroup;
+  make_outputs(a, a + 1u, stride, (params.span + stride - 1u) / stride, place, lid);
+}

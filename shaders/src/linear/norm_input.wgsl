@@ -1,0 +1,182 @@
+// The input of a fused linear of one row: each workgroup makes x_q = flatten_quantize(rms_norm(x)) in its memory.
+//
+//   x       [in_features]       f32
+//   weight  [in_features]       f32, of the norm
+//   w, aux                      gemv_i4.wgsl, gemv_i8.wgsl, with a scale for each output
+//   in_map  [in_flat_features]  u32, the map of ../quantize/flat_part.wgsl
+//
+// in_features is a multiple of 16. The sums and the roundings are those of rms_norm_flat.wgsl: part 0 of a channel is what clamping to
+// q_max leaves of it, whatever parts follow. Kernels declare `params`, and include what sums over a workgroup.
+
+// vec4s of sixteen channels without the extra ones, and words of the extra ones with the zeros after them.
+override BULK_VECS: u32 = 64u;
+override EXTRA_WORDS: u32 = 64u;
+
+const WORKGROUP: u32 = 256u;
+// Values that are loaded before they are summed.
+const AHEAD: u32 = 16u;
+const IN_SOURCE_MASK: u32 = 0xffffffu;
+const IN_PART_SHIFT: u32 = 24u;
+
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> aux: array<u32>;
+@group(0) @binding(5) var<storage, read> in_map: array<u32>;
+
+var<workgroup> bulk: array<vec4<u32>, BULK_VECS>;
+var<workgroup> extras: array<u32, EXTRA_WORDS>;
+
+// Word of `aux` after the weight scales.
+fn aux_bias() -> u32 {
+  return select(1u, params.out_features, params.w_scale_stride != 0u);
+}
+
+// Sixteen products of i8.
+fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
+  return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+}
+
+fn x_vec(row: u32, vec: u32) -> vec4<u32> {
+  let vecs = params.in_features / 16u;
+  if (vec < vecs) {
+    return bulk[vec];
+  }
+  let at = 4u * (vec - vecs);
+  return vec4<u32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
+}
+
+// Part 0 of four channels.
+fn bulk_word(value: vec4<f32>, inv: f32, norm: vec4<f32>) -> u32 {
+  let limit = vec4<f32>(f32(params.in_q_max));
+  return pack4xI8(vec4<i32>(round(clamp(value * inv * norm * params.in_inv_scale, -limit, limit))));
+}
+
+// What an extra channel is made of.
+struct Extra {
+  // 0 for a channel that is always zero.
+  limit: f32,
+  part: i32,
+  value: f32,
+  norm: f32,
+}
+
+fn load_extra(channel: u32) -> Extra {
+  if (channel >= params.in_flat_features) {
+    return Extra();
+  }
+  let entry = in_map[channel];
+  let source = entry & IN_SOURCE_MASK;
+  let limit = f32(in_map[source] * params.in_q_max);
+  return Extra(limit, i32(entry >> IN_PART_SHIFT), x[source / 4u][source % 4u], weight[source / 4u][source % 4u]);
+}
+
+fn extra_part(extra: Extra, inv: f32) -> i32 {
+  let q = i32(round(clamp(extra.value * inv * extra.norm * params.in_inv_scale, -extra.limit, extra.limit)));
+  let q_max = i32(params.in_q_max);
+  return sign(q) * clamp(abs(q) - extra.part * q_max, 0, q_max);
+}
+
+// 1 / sqrt(mean(x^2) + eps). Every invocation calls it; every invocation gets the value.
+fn inverse_rms_of_row(lane: u32) -> f32 {
+  var sum = 0.0;
+  for (var first = lane; first < params.in_features; first += AHEAD * LANES) {
+    var values = array<f32, AHEAD>();
+    for (var k = 0u; k < AHEAD; k += 1u) {
+      let i = min(first + k * LANES, params.in_features - 1u);
+      values[k] = x[i / 4u][i % 4u];
+    }
+    for (var k = 0u; k < AHEAD; k += 1u) {
+      if (first + k * LANES < params.in_features) {
+        sum = fma(values[k], values[k], sum);
+      }
+    }
+  }
+  let mean = workgroup_sum(lane, sum) / f32(params.in_features);
+  return inverseSqrt(mean + params.eps);
+}
+
+// Makes x_q. Every invocation calls it.
+fn make_input(lane: u32) {
+  let vecs = params.in_features / 16u;
+  let extra_words = params.in_words - 4u * vecs;
+  // Of the first vec4 and the first extra word of each lane all is loaded before the sum.
+  let own = 4u * min(lane, vecs - 1u);
+  var values = array<vec4<f32>, 4>();
+  var norms = array<vec4<f32>, 4>();
+  for (var k = 0u; k < 4u; k += 1u) {
+    values[k] = x[own + k];
+    norms[k] = weight[own + k];
+  }
+  var own_extras = array<Extra, 4>();
+  if (lane < extra_words) {
+    for (var k = 0u; k < 4u; k += 1u) {
+      own_extras[k] = load_extra(params.in_features + 4u * lane + k);
+    }
+  }
+  let inv = inverse_rms_of_row(lane);
+  if (lane < vecs) {
+    bulk[lane] = vec4<u32>(
+      bulk_word(values[0], inv, norms[0]),
+      bulk_word(values[1], inv, norms[1]),
+      bulk_word(values[2], inv, norms[2]),
+      bulk_word(values[3], inv, norms[3]),
+    );
+  }
+  for (var vec = lane + LANES; vec < vecs; vec += LANES) {
+    bulk[vec] = vec4<u32>(
+      bulk_word(x[4u * vec], inv, weight[4u * vec]),
+      bulk_word(x[4u * vec + 1u], inv, weight[4u * vec + 1u]),
+      bulk_word(x[4u * vec + 2u], inv, weight[4u * vec + 2u]),
+      bulk_word(x[4u * vec + 3u], inv, weight[4u * vec + 3u]),
+    );
+  }
+  for (var word = lane; word < extra_words; word += LANES) {
+    var q = vec4<i32>();
+    for (var k = 0u; k < 4u; k += 1u) {
+      if (word != lane) {
+        own_extras[k] = load_extra(params.in_features + 4u * word + k);
+      }
+      q[k] = extra_part(own_extras[k], inv);
+    }
+    extras[word] = pack4xI8(q);
+  }
+  workgroupBarrier();
+}
+
+// acc * scales + bias.
+fn scaled(out: u32, acc: i32) -> f32 {
+  let scale = params.x_scale * bitcast<f32>(aux[out * params.w_scale_stride]);
+  var bias = 0.0;
+  if (params.has_bias != 0u) {
+    bias = bitcast<f32>(aux[aux_bias() + out]);
+  }
+  return fma(f32(acc), scale, bias);
+}
+
+// Outputs a and b of a subgroup, then those that are `stride` further in both, `count` in all: `take` is given their accumulators,
+// `index` the number of a pair from 0. Every invocation calls it.
+fn make_outputs(a: u32, b: u32, stride: u32, count: u32, place: Place, lane: u32) {
+  let last = params.out_features - 1u;
+  let span = 4u * place.lanes;
+  let batches = (num_steps() + span - 1u) / span;
+  // Weights are on their way before the input is made, and before those at hand are multiplied.
+  var steps = load_steps(min(a, last), min(b, last), place.lane, place.lanes);
+  make_input(lane);
+  for (var index = 0u; index < count; index += 1u) {
+    var sums = vec2<i32>();
+    for (var batch = 0u; batch < batches; batch += 1u) {
+      let now = steps;
+      let is_last = batch + 1u == batches;
+      let next = index + select(0u, 1u, is_last);
+      if (next < count) {
+        let first = place.lane + select((batch + 1u) * span, 0u, is_last);
+        steps = load_steps(min(a + next * stride, last), min(b + next * stride, last), first, place.lanes);
+      }
+      sums += dot_steps(0u, place.lane + batch * span, place.lanes, now);
+    }
+    let sum = subgroupAdd(sums);
+    if (place.lane == 0u) {
+      take(index, a + index * stride, b + index * stride, sum);
+    }
+  }
+}
