@@ -67,6 +67,10 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemv_i4_subgroup::KERNEL,
     &linear::gemv_i8::KERNEL,
     &linear::gemv_i8_subgroup::KERNEL,
+    &linear::norm_gemv_i4::KERNEL,
+    &linear::norm_gemv_i8::KERNEL,
+    &linear::norm_gate_up_i4::KERNEL,
+    &linear::norm_gate_up_i8::KERNEL,
     // quantize
     &quantize::flatten_quantize::KERNEL,
     &quantize::gram_cross::KERNEL,

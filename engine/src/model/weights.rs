@@ -8,6 +8,7 @@ use crate::checkpoint::{
 use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, StaticInput, WeightFormat};
 use crate::plan::{BufferId, SharedBuffers};
 use crate::tensor::Bits;
+use plateau_shaders::linear::norm_input::TILE;
 use std::ops::Range;
 
 /// How one linear is stored and fed.
@@ -275,8 +276,18 @@ impl WeightBuffers<'_> {
     ) -> Projection {
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
         self.declare(group, |input| match input {
-            Input::Static(input) => Input::Static(input.after_attention(heads, head_dim)),
+            Input::Static(input) => Input::Static(input.after_tiles(heads, head_dim)),
             Input::Float | Input::Dynamic(_) => input,
+        })
+    }
+
+    /// As `projection`, for linears whose input is the product of gate and up.
+    pub(super) fn projection_after_gate(&mut self, group: LinearGroup) -> Projection {
+        let tiles = group.in_features / TILE;
+        let whole = group.in_features.is_multiple_of(TILE);
+        self.declare(group, |input| match input {
+            Input::Static(input) if whole => Input::Static(input.after_tiles(tiles, TILE)),
+            Input::Static(_) | Input::Float | Input::Dynamic(_) => input,
         })
     }
 

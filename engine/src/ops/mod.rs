@@ -7,11 +7,14 @@ mod norm;
 mod producer;
 mod sampling;
 
-pub use attention::{AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, rope};
+pub use attention::{
+    AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, planned_pages, rope,
+    rotates,
+};
 pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, stored_row};
 use elementwise::{relu, silu_mul};
 pub use linear::{
-    Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
+    Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, gated, projection,
 };
 use norm::rms_norm;
 pub use norm::{head_norm, layer_norm};

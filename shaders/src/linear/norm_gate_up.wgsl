@@ -31,7 +31,7 @@ const TILE_WORDS: u32 = 16u;
 var<workgroup> gates: array<f32, TILE>;
 var<workgroup> ups: array<f32, TILE>;
 
-fn take(index: u32, a: u32, b: u32, acc: vec2<i32>) {
+fn take(a: u32, b: u32, acc: vec2<i32>) {
   gates[a % TILE] = scaled(a, acc.x);
   ups[a % TILE] = scaled(b, acc.y);
 }

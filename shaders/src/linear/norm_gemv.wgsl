@@ -19,17 +19,21 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-fn take(index: u32, a: u32, b: u32, acc: vec2<i32>) {
-  if (a < params.out_features) {
+// Where the outputs of the workgroup end.
+var<private> end: u32;
+
+fn take(a: u32, b: u32, acc: vec2<i32>) {
+  if (a < end) {
     y[params.first_out + a] = scaled(a, acc.x);
   }
-  if (b < params.out_features) {
+  if (b < end) {
     y[params.first_out + b] = scaled(b, acc.y);
   }
 }
 
 // Every invocation of the workgroup calls it.
 fn run(group: u32, lid: u32, place: Place) {
+  end = min((group + 1u) * params.span, params.out_features);
   let stride = 2u * place.num_subgroups;
   let a = group * params.span + 2u * place.subgroup;
   make_outputs(a, a + 1u, stride, (params.span + stride - 1u) / stride, place, lid);

@@ -153,8 +153,8 @@ fn scaled(out: u32, acc: i32) -> f32 {
   return fma(f32(acc), scale, bias);
 }
 
-// Outputs a and b of a subgroup, then those that are `stride` further in both, `count` in all: `take` is given their accumulators,
-// `index` the number of a pair from 0. Every invocation calls it.
+// Outputs a and b of a subgroup, then those that are `stride` further in both, `count` in all: `take` is given their accumulators.
+// Every invocation calls it.
 fn make_outputs(a: u32, b: u32, stride: u32, count: u32, place: Place, lane: u32) {
   let last = params.out_features - 1u;
   let span = 4u * place.lanes;
@@ -176,7 +176,7 @@ fn make_outputs(a: u32, b: u32, stride: u32, count: u32, place: Place, lane: u32
     }
     let sum = subgroupAdd(sums);
     if (place.lane == 0u) {
-      take(index, a + index * stride, b + index * stride, sum);
+      take(a + index * stride, b + index * stride, sum);
     }
   }
 }
