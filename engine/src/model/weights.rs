@@ -203,6 +203,24 @@ impl Weights {
         self.linears.iter()
     }
 
+    /// Bits that the decoder's linears take on the device for each of their weights: extra channels, scales and multipliers among them.
+    pub fn bits_per_weight(&self) -> f64 {
+        let (mut bits, mut weights) = (0.0, 0.0);
+        for LinearWeights {
+            linear,
+            in_features,
+            ..
+        } in &self.linears
+        {
+            let (inputs, outputs) = (linear.in_features, linear.out_features);
+            let words = u64::from(outputs) * u64::from(linear.format.row_words(inputs))
+                + aux_words(linear.format, inputs, outputs, linear.has_bias);
+            bits += 32.0 * words as f64;
+            weights += f64::from(*in_features) * f64::from(outputs);
+        }
+        bits / weights
+    }
+
     /// The vectors that are used as they are.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
         self.norms.iter()

@@ -3,7 +3,7 @@
 mod load;
 mod prefix;
 
-pub use load::{LoadOptions, LoadProgress, MemoryNeeded, memory_needed};
+pub use load::{LoadOptions, LoadProgress, MemoryNeeded, SyntheticFormat, memory_needed};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, ModelConfig};
@@ -141,9 +141,10 @@ impl Session {
         config: &ModelConfig,
         executor: Executor,
         options: &LoadOptions,
+        format: &SyntheticFormat,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, Error> {
-        load::synthetic(config, executor, options, progress).await
+        load::synthetic(config, executor, options, format, progress).await
     }
 
     fn new(model: Model, executor: Executor, memory: MemoryNeeded) -> Self {
@@ -500,8 +501,10 @@ impl Session {
         }
         let count = rows.len() as u32;
         let sampling = sampling(sampler);
+        let longest = rows.iter().map(|row| row.position).max().unwrap_or(0);
         self.plan(StepShape::Decode {
             rows: count,
+            pages: planned_pages(pages_of(longest as usize + 1)),
             sampling,
         })
         .await?;
