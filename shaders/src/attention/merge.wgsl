@@ -39,6 +39,35 @@ fn attended(r: u32, d: u32) -> f32 {
   return output[d];
 }
 
+// A feature of slots begin + s .. begin + s + 4; of the last one past the end.
+fn load_slots(at: u32, begin: u32, s: u32, last: u32, slot_words: u32) -> vec4<f32> {
+  return vec4<f32>(
+    partials[at + (begin + min(s, last)) * slot_words],
+    partials[at + (begin + min(s + 1u, last)) * slot_words],
+    partials[at + (begin + min(s + 2u, last)) * slot_words],
+    partials[at + (begin + min(s + 3u, last)) * slot_words],
+  );
+}
+
+// The sum of the weights, and a feature's weighted sum.
+struct Folded {
+  l: f32,
+  o: f32,
+}
+
+// `state` and slot begin + s, if there is one.
+fn fold(state: Folded, s: u32, count: u32, o_p: f32, begin: u32) -> Folded {
+  if (s >= count) {
+    return state;
+  }
+  let l_p = slot_l[s];
+  if (begin + s == 0u) {
+    return Folded(l_p, o_p);
+  }
+  let by = factors[s];
+  return Folded(fma(state.l, by.x, l_p * by.y), fma(state.o, by.x, o_p * by.y));
+}
+
 // Every invocation of the workgroup calls it.
 fn run(head: u32, row: u32, lane: u32) {
   let slot_words = params.head_dim + 2u;
@@ -49,8 +78,7 @@ fn run(head: u32, row: u32, lane: u32) {
   let d = min(lane, params.head_dim - 1u);
 
   var m = 0.0;
-  var l = 0.0;
-  var o = 0.0;
+  var state = Folded();
   for (var begin = 0u; begin < used; begin += LANES) {
     let count = min(LANES, used - begin);
     if (lane < count) {
@@ -69,26 +97,25 @@ fn run(head: u32, row: u32, lane: u32) {
     }
     workgroupBarrier();
     for (var s = 0u; s < count; s += AHEAD) {
-      var o_p = array<f32, AHEAD>();
-      for (var k = 0u; k < AHEAD; k += 1u) {
-        o_p[k] = partials[first + min(begin + s + k, used - 1u) * slot_words + 2u + d];
-      }
-      for (var k = 0u; k < AHEAD; k += 1u) {
-        if (s + k < count) {
-          let by = factors[s + k];
-          let l_p = slot_l[s + k];
-          let is_first = begin + s + k == 0u;
-          l = select(fma(l, by.x, l_p * by.y), l_p, is_first);
-          o = select(fma(o, by.x, o_p[k] * by.y), o_p[k], is_first);
-        }
-      }
+      let at = first + 2u + d;
+      let last = used - 1u - begin;
+      let a = load_slots(at, begin, s, last, slot_words);
+      let b = load_slots(at, begin, s + 4u, last, slot_words);
+      state = fold(state, s, count, a.x, begin);
+      state = fold(state, s + 1u, count, a.y, begin);
+      state = fold(state, s + 2u, count, a.z, begin);
+      state = fold(state, s + 3u, count, a.w, begin);
+      state = fold(state, s + 4u, count, b.x, begin);
+      state = fold(state, s + 5u, count, b.y, begin);
+      state = fold(state, s + 6u, count, b.z, begin);
+      state = fold(state, s + 7u, count, b.w, begin);
     }
     for (var i = 0u; i < count; i += 1u) {
       m = select(max(m, slot_m[i]), slot_m[i], begin + i == 0u);
     }
     workgroupBarrier();   // before the next slots
   }
-  output[lane] = o / l;
+  output[lane] = state.o / state.l;
   workgroupBarrier();
   let outputs = outputs_of(head);
   for (var i = lane; i < outputs; i += LANES) {

@@ -15,9 +15,8 @@
 const TEAM: u32 = 64u;
 const TEAMS: u32 = 4u;
 const MOST_HEAD_DIM: u32 = 128u;
-// vec4s of a key of MOST_HEAD_DIM halves.
-const KEY_VECS: u32 = 16u;
-// Values that are loaded at a time.
+// Values, or vec4s of a key, that are loaded and used together. They stand written out: drivers leave loops over arrays as they are, and
+// then each load waits for the one before.
 const BATCH: u32 = 16u;
 
 @group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
@@ -30,7 +29,7 @@ var<workgroup> rotated: array<f32, 2u * MOST_HEAD_DIM>;
 // Two halves in each.
 var<workgroup> new_k: array<u32, TEAM>;
 var<workgroup> new_v: array<u32, TEAM>;
-// Of each team: the scores of its page, and the weights p.
+// Of each team: the scores of its page, LOWEST those of hidden keys, and the weights p.
 var<workgroup> scores: array<f32, TEAMS * TEAM>;
 var<workgroup> weights: array<f32, TEAMS * TEAM>;
 
@@ -88,33 +87,152 @@ fn append(block: u32, key: u32, lid: u32) {
   }
 }
 
-// Sum of the 64 weights of a team: stride 32, 16, 8, 4 of the tree in vec4s, then 2 and 1.
+// Four words of a team's scores or weights would be a vec4; they are read one by one, since others write them so.
+fn four_scores(at: u32) -> vec4<f32> {
+  return vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
+}
+
+fn four_weights(at: u32) -> vec4<f32> {
+  return vec4<f32>(weights[at], weights[at + 1u], weights[at + 2u], weights[at + 3u]);
+}
+
+// Largest of the 64 scores of a team.
+fn team_max(team: u32) -> f32 {
+  let at = team * TEAM;
+  let a = max(max(four_scores(at), four_scores(at + 4u)), max(four_scores(at + 8u), four_scores(at + 12u)));
+  let b = max(max(four_scores(at + 16u), four_scores(at + 20u)), max(four_scores(at + 24u), four_scores(at + 28u)));
+  let c = max(max(four_scores(at + 32u), four_scores(at + 36u)), max(four_scores(at + 40u), four_scores(at + 44u)));
+  let d = max(max(four_scores(at + 48u), four_scores(at + 52u)), max(four_scores(at + 56u), four_scores(at + 60u)));
+  let e = max(max(a, b), max(c, d));
+  return max(max(e.x, e.y), max(e.z, e.w));
+}
+
+// Sum of the 64 weights of a team: strides 32, 16, 8, 4 of the tree in vec4s, then 2 and 1.
 fn tree_sum(team: u32) -> f32 {
-  var s = array<vec4<f32>, 8>();
-  for (var i = 0u; i < 8u; i += 1u) {
-    let at = team * TEAM + 4u * i;
-    let high = at + 32u;
-    s[i] = vec4<f32>(weights[at], weights[at + 1u], weights[at + 2u], weights[at + 3u])
-      + vec4<f32>(weights[high], weights[high + 1u], weights[high + 2u], weights[high + 3u]);
-  }
-  let a = s[0] + s[4];
-  let b = s[1] + s[5];
-  let c = s[2] + s[6];
-  let d = s[3] + s[7];
-  let e = (a + c) + (b + d);
+  let at = team * TEAM;
+  let s_0 = four_weights(at) + four_weights(at + 32u);
+  let s_1 = four_weights(at + 4u) + four_weights(at + 36u);
+  let s_2 = four_weights(at + 8u) + four_weights(at + 40u);
+  let s_3 = four_weights(at + 12u) + four_weights(at + 44u);
+  let s_4 = four_weights(at + 16u) + four_weights(at + 48u);
+  let s_5 = four_weights(at + 20u) + four_weights(at + 52u);
+  let s_6 = four_weights(at + 24u) + four_weights(at + 56u);
+  let s_7 = four_weights(at + 28u) + four_weights(at + 60u);
+  let e = ((s_0 + s_4) + (s_2 + s_6)) + ((s_1 + s_5) + (s_3 + s_7));
   let f = e.xy + e.zw;
   return f.x + f.y;
 }
 
-// o_p over the keys first .. first + BATCH of a page, whose values are `v`.
-fn add_values(o: vec2<f32>, v: array<u32, BATCH>, first: u32, begin: u32, end: u32, new_key: u32, team: u32, pair: u32) -> vec2<f32> {
-  var o_p = o;
-  for (var k = 0u; k < BATCH; k += 1u) {
-    let j = first + k;
-    let value = unpack2x16float(select(v[k], new_v[pair], j == new_key));
-    o_p = select(o_p, fma(vec2<f32>(weights[team * TEAM + j]), value, o_p), j >= begin && j <= end);
+// Four vec4s of a key, or sixteen values of a pair of features.
+struct Batch {
+  a: vec4<u32>,
+  b: vec4<u32>,
+  c: vec4<u32>,
+  d: vec4<u32>,
+}
+
+// Vec4s first .. first + 4 of a key; the last one again past the end.
+fn load_key(at: u32, first: u32, last: u32) -> Batch {
+  return Batch(
+    k_pool[at + min(first, last)],
+    k_pool[at + min(first + 1u, last)],
+    k_pool[at + min(first + 2u, last)],
+    k_pool[at + min(first + 3u, last)],
+  );
+}
+
+fn new_key_batch(first: u32, last: u32) -> Batch {
+  return Batch(
+    new_k_vec(min(first, last)),
+    new_k_vec(min(first + 1u, last)),
+    new_k_vec(min(first + 2u, last)),
+    new_k_vec(min(first + 3u, last)),
+  );
+}
+
+// The chain of q . k over eight features from d.
+fn add_vec(dot: f32, key: vec4<u32>, d: u32) -> f32 {
+  let k_0 = unpack2x16float(key.x);
+  let k_1 = unpack2x16float(key.y);
+  let k_2 = unpack2x16float(key.z);
+  let k_3 = unpack2x16float(key.w);
+  var sum = fma(rotated[d], k_0.x, dot);
+  sum = fma(rotated[d + 1u], k_0.y, sum);
+  sum = fma(rotated[d + 2u], k_1.x, sum);
+  sum = fma(rotated[d + 3u], k_1.y, sum);
+  sum = fma(rotated[d + 4u], k_2.x, sum);
+  sum = fma(rotated[d + 5u], k_2.y, sum);
+  sum = fma(rotated[d + 6u], k_3.x, sum);
+  return fma(rotated[d + 7u], k_3.y, sum);
+}
+
+// The same over the features of a batch that there are.
+fn add_key(dot: f32, key: Batch, d: u32) -> f32 {
+  var sum = dot;
+  if (d < params.head_dim) {
+    sum = add_vec(sum, key.a, d);
   }
-  return o_p;
+  if (d + 8u < params.head_dim) {
+    sum = add_vec(sum, key.b, d + 8u);
+  }
+  if (d + 16u < params.head_dim) {
+    sum = add_vec(sum, key.c, d + 16u);
+  }
+  if (d + 24u < params.head_dim) {
+    sum = add_vec(sum, key.d, d + 24u);
+  }
+  return sum;
+}
+
+// Where the values of a page are read.
+struct Values {
+  // Of the pair's word of key 0.
+  at: u32,
+  // Words of a key.
+  stride: u32,
+  new_key: u32,
+  // Visible keys.
+  begin: u32,
+  end: u32,
+  pair: u32,
+  // The first weight of the team.
+  weights: u32,
+}
+
+fn load_value(v: Values, j: u32) -> u32 {
+  return v_pool[v.at + (j ^ select(0u, 1u, j == v.new_key)) * v.stride];
+}
+
+fn load_four(v: Values, j: u32) -> vec4<u32> {
+  return vec4<u32>(load_value(v, j), load_value(v, j + 1u), load_value(v, j + 2u), load_value(v, j + 3u));
+}
+
+// Values of keys j .. j + BATCH.
+fn load_values(v: Values, j: u32) -> Batch {
+  return Batch(load_four(v, j), load_four(v, j + 4u), load_four(v, j + 8u), load_four(v, j + 12u));
+}
+
+fn add_value(o: vec2<f32>, word: u32, v: Values, j: u32) -> vec2<f32> {
+  let value = unpack2x16float(select(word, new_v[v.pair], j == v.new_key));
+  return select(o, fma(vec2<f32>(weights[v.weights + j]), value, o), j >= v.begin && j <= v.end);
+}
+
+fn add_four(o: vec2<f32>, words: vec4<u32>, v: Values, j: u32) -> vec2<f32> {
+  let o_1 = add_value(o, words.x, v, j);
+  let o_2 = add_value(o_1, words.y, v, j + 1u);
+  let o_3 = add_value(o_2, words.z, v, j + 2u);
+  return add_value(o_3, words.w, v, j + 3u);
+}
+
+// The chain of o_p over the keys j .. j + BATCH.
+fn add_values(o: vec2<f32>, words: Batch, v: Values, j: u32) -> vec2<f32> {
+  if (j > v.end || j + BATCH <= v.begin) {
+    return o;
+  }
+  let o_1 = add_four(o, words.a, v, j);
+  let o_2 = add_four(o_1, words.b, v, j + 4u);
+  let o_3 = add_four(o_2, words.c, v, j + 8u);
+  return add_four(o_3, words.d, v, j + 12u);
 }
 
 // The team's page; `rotate_first`: before the scores. Every invocation of the workgroup calls it, those of a team past the last
@@ -127,73 +245,45 @@ fn attend_page(page: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, 
   // Of the page that has the new key; elsewhere none.
   let new_key = select(PAGE_SIZE, position % PAGE_SIZE, page == position / PAGE_SIZE);
   let words = params.head_dim / 2u;
-  let key_vecs = words / 4u;
+  let last_vec = words / 4u - 1u;
   let pair = min(lane, words - 1u);
+  let begin = max(first_key, page * PAGE_SIZE) - page * PAGE_SIZE;
+  let end = min(position - page * PAGE_SIZE, PAGE_SIZE - 1u);
+  let v = Values(block * PAGE_SIZE * words + pair, words, new_key, begin, end, pair, team * TEAM);
 
   // Loads of what comes later go ahead of everything that waits.
-  let key_at = (block * PAGE_SIZE + (lane ^ select(0u, 1u, lane == new_key))) * key_vecs;
-  var key = array<vec4<u32>, KEY_VECS>();
-  for (var i = 0u; i < KEY_VECS; i += 1u) {
-    if (i < key_vecs) {
-      key[i] = k_pool[key_at + i];
-    }
-  }
-  let value_at = block * PAGE_SIZE * words + pair;
-  var v_0 = array<u32, BATCH>();
-  for (var k = 0u; k < BATCH; k += 1u) {
-    v_0[k] = v_pool[value_at + (k ^ select(0u, 1u, k == new_key)) * words];
-  }
-  var v_1 = array<u32, BATCH>();
-  for (var k = 0u; k < BATCH; k += 1u) {
-    let j = BATCH + k;
-    v_1[k] = v_pool[value_at + (j ^ select(0u, 1u, j == new_key)) * words];
-  }
+  let key_at = (block * PAGE_SIZE + (lane ^ select(0u, 1u, lane == new_key))) * (words / 4u);
+  var key_0 = load_key(key_at, 0u, last_vec);
+  var key_1 = load_key(key_at, 4u, last_vec);
+  var key_2 = load_key(key_at, 8u, last_vec);
+  var key_3 = load_key(key_at, 12u, last_vec);
+  let values_0 = load_values(v, 0u);
+  let values_1 = load_values(v, BATCH);
   if (rotate_first) {
     rotate(row, head, kv_head, position, lid);
   }
-
   if (lane == new_key) {
-    for (var i = 0u; i < KEY_VECS; i += 1u) {
-      if (i < key_vecs) {
-        key[i] = new_k_vec(i);
-      }
-    }
+    key_0 = new_key_batch(0u, last_vec);
+    key_1 = new_key_batch(4u, last_vec);
+    key_2 = new_key_batch(8u, last_vec);
+    key_3 = new_key_batch(12u, last_vec);
   }
-  var dot = 0.0;
-  for (var i = 0u; i < KEY_VECS; i += 1u) {
-    if (i < key_vecs) {
-      for (var c = 0u; c < 4u; c += 1u) {
-        let k = unpack2x16float(key[i][c]);
-        let d = 8u * i + 2u * c;
-        dot = fma(rotated[d], k.x, dot);
-        dot = fma(rotated[d + 1u], k.y, dot);
-      }
-    }
-  }
-  scores[lid] = params.scale * dot;
+  var dot = add_key(0.0, key_0, 0u);
+  dot = add_key(dot, key_1, 32u);
+  dot = add_key(dot, key_2, 64u);
+  dot = add_key(dot, key_3, 96u);
+  let visible = lane >= begin && lane <= end;
+  scores[lid] = select(LOWEST, params.scale * dot, visible);
   workgroupBarrier();
-  var v_2 = array<u32, BATCH>();
-  for (var k = 0u; k < BATCH; k += 1u) {
-    let j = 2u * BATCH + k;
-    v_2[k] = v_pool[value_at + (j ^ select(0u, 1u, j == new_key)) * words];
-  }
-  var v_3 = array<u32, BATCH>();
-  for (var k = 0u; k < BATCH; k += 1u) {
-    let j = 3u * BATCH + k;
-    v_3[k] = v_pool[value_at + (j ^ select(0u, 1u, j == new_key)) * words];
-  }
-  let begin = max(first_key, page * PAGE_SIZE) - page * PAGE_SIZE;
-  let end = min(position - page * PAGE_SIZE, PAGE_SIZE - 1u);
-  var m = LOWEST;
-  for (var j = 0u; j < PAGE_SIZE; j += 1u) {
-    m = max(m, select(LOWEST, scores[team * TEAM + j], j >= begin && j <= end));
-  }
-  weights[lid] = select(0.0, exp(scores[lid] - m), lane >= begin && lane <= end);
+  let values_2 = load_values(v, 2u * BATCH);
+  let values_3 = load_values(v, 3u * BATCH);
+  let m = team_max(team);
+  weights[lid] = select(0.0, exp(scores[lid] - m), visible);
   workgroupBarrier();
   var o = vec2<f32>();
-  o = add_values(o, v_0, 0u, begin, end, new_key, team, pair);
-  o = add_values(o, v_1, BATCH, begin, end, new_key, team, pair);
-  o = add_values(o, v_2, 2u * BATCH, begin, end, new_key, team, pair);
-  o = add_values(o, v_3, 3u * BATCH, begin, end, new_key, team, pair);
+  o = add_values(o, values_0, v, 0u);
+  o = add_values(o, values_1, v, BATCH);
+  o = add_values(o, values_2, v, 2u * BATCH);
+  o = add_values(o, values_3, v, 3u * BATCH);
   return Partial(m, tree_sum(team), o);
 }

@@ -13,8 +13,6 @@ override BULK_VECS: u32 = 64u;
 override EXTRA_WORDS: u32 = 64u;
 
 const WORKGROUP: u32 = 256u;
-// Values that are loaded before they are summed.
-const AHEAD: u32 = 16u;
 const IN_SOURCE_MASK: u32 = 0xffffffu;
 const IN_PART_SHIFT: u32 = 24u;
 
@@ -76,23 +74,81 @@ fn extra_part(extra: Extra, inv: f32) -> i32 {
   return sign(q) * clamp(abs(q) - extra.part * q_max, 0, q_max);
 }
 
+// Feature i, or 0 past the end.
+fn feature(i: u32) -> f32 {
+  let value = x[min(i, params.in_features - 1u) / 4u][i % 4u];
+  return select(0.0, value, i < params.in_features);
+}
+
+// Features i, i + LANES, .. of a lane.
+fn four_features(i: u32) -> vec4<f32> {
+  return vec4<f32>(feature(i), feature(i + LANES), feature(i + 2u * LANES), feature(i + 3u * LANES));
+}
+
+// The chain of squares; those of zeros past the end change nothing.
+fn add_squares(sum: f32, values: vec4<f32>) -> f32 {
+  return fma(values.w, values.w, fma(values.z, values.z, fma(values.y, values.y, fma(values.x, values.x, sum))));
+}
+
 // 1 / sqrt(mean(x^2) + eps). Every invocation calls it; every invocation gets the value.
 fn inverse_rms_of_row(lane: u32) -> f32 {
   var sum = 0.0;
-  for (var first = lane; first < params.in_features; first += AHEAD * LANES) {
-    var values = array<f32, AHEAD>();
-    for (var k = 0u; k < AHEAD; k += 1u) {
-      let i = min(first + k * LANES, params.in_features - 1u);
-      values[k] = x[i / 4u][i % 4u];
-    }
-    for (var k = 0u; k < AHEAD; k += 1u) {
-      if (first + k * LANES < params.in_features) {
-        sum = fma(values[k], values[k], sum);
-      }
-    }
+  for (var i = lane; i < params.in_features; i += 16u * LANES) {
+    // All loads before the sums, written out: a driver may leave loops over arrays as they are.
+    let a = four_features(i);
+    let b = four_features(i + 4u * LANES);
+    let c = four_features(i + 8u * LANES);
+    let d = four_features(i + 12u * LANES);
+    sum = add_squares(add_squares(add_squares(add_squares(sum, a), b), c), d);
   }
   let mean = workgroup_sum(lane, sum) / f32(params.in_features);
   return inverseSqrt(mean + params.eps);
+}
+
+// Sixteen channels as they are.
+struct Channels {
+  a: vec4<f32>,
+  b: vec4<f32>,
+  c: vec4<f32>,
+  d: vec4<f32>,
+  norm_a: vec4<f32>,
+  norm_b: vec4<f32>,
+  norm_c: vec4<f32>,
+  norm_d: vec4<f32>,
+}
+
+fn load_channels(vec: u32) -> Channels {
+  let at = 4u * vec;
+  return Channels(
+    x[at], x[at + 1u], x[at + 2u], x[at + 3u],
+    weight[at], weight[at + 1u], weight[at + 2u], weight[at + 3u],
+  );
+}
+
+fn bulk_vec(channels: Channels, inv: f32) -> vec4<u32> {
+  return vec4<u32>(
+    bulk_word(channels.a, inv, channels.norm_a),
+    bulk_word(channels.b, inv, channels.norm_b),
+    bulk_word(channels.c, inv, channels.norm_c),
+    bulk_word(channels.d, inv, channels.norm_d),
+  );
+}
+
+// A word of extra channels.
+struct Extras {
+  a: Extra,
+  b: Extra,
+  c: Extra,
+  d: Extra,
+}
+
+fn load_extras(word: u32) -> Extras {
+  let channel = params.in_features + 4u * word;
+  return Extras(load_extra(channel), load_extra(channel + 1u), load_extra(channel + 2u), load_extra(channel + 3u));
+}
+
+fn extra_word(word: Extras, inv: f32) -> u32 {
+  return pack4xI8(vec4<i32>(extra_part(word.a, inv), extra_part(word.b, inv), extra_part(word.c, inv), extra_part(word.d, inv)));
 }
 
 // Makes x_q. Every invocation calls it.
@@ -100,45 +156,23 @@ fn make_input(lane: u32) {
   let vecs = params.in_features / 16u;
   let extra_words = params.in_words - 4u * vecs;
   // Of the first vec4 and the first extra word of each lane all is loaded before the sum.
-  let own = 4u * min(lane, vecs - 1u);
-  var values = array<vec4<f32>, 4>();
-  var norms = array<vec4<f32>, 4>();
-  for (var k = 0u; k < 4u; k += 1u) {
-    values[k] = x[own + k];
-    norms[k] = weight[own + k];
-  }
-  var own_extras = array<Extra, 4>();
+  let own = load_channels(min(lane, vecs - 1u));
+  var own_extras = Extras();
   if (lane < extra_words) {
-    for (var k = 0u; k < 4u; k += 1u) {
-      own_extras[k] = load_extra(params.in_features + 4u * lane + k);
-    }
+    own_extras = load_extras(lane);
   }
   let inv = inverse_rms_of_row(lane);
   if (lane < vecs) {
-    bulk[lane] = vec4<u32>(
-      bulk_word(values[0], inv, norms[0]),
-      bulk_word(values[1], inv, norms[1]),
-      bulk_word(values[2], inv, norms[2]),
-      bulk_word(values[3], inv, norms[3]),
-    );
+    bulk[lane] = bulk_vec(own, inv);
+  }
+  if (lane < extra_words) {
+    extras[lane] = extra_word(own_extras, inv);
   }
   for (var vec = lane + LANES; vec < vecs; vec += LANES) {
-    bulk[vec] = vec4<u32>(
-      bulk_word(x[4u * vec], inv, weight[4u * vec]),
-      bulk_word(x[4u * vec + 1u], inv, weight[4u * vec + 1u]),
-      bulk_word(x[4u * vec + 2u], inv, weight[4u * vec + 2u]),
-      bulk_word(x[4u * vec + 3u], inv, weight[4u * vec + 3u]),
-    );
+    bulk[vec] = bulk_vec(load_channels(vec), inv);
   }
-  for (var word = lane; word < extra_words; word += LANES) {
-    var q = vec4<i32>();
-    for (var k = 0u; k < 4u; k += 1u) {
-      if (word != lane) {
-        own_extras[k] = load_extra(params.in_features + 4u * word + k);
-      }
-      q[k] = extra_part(own_extras[k], inv);
-    }
-    extras[word] = pack4xI8(q);
+  for (var word = lane + LANES; word < extra_words; word += LANES) {
+    extras[word] = extra_word(load_extras(word), inv);
   }
   workgroupBarrier();
 }
