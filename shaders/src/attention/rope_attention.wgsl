@@ -212,27 +212,37 @@ fn load_values(v: Values, j: u32) -> Batch {
   return Batch(load_four(v, j), load_four(v, j + 4u), load_four(v, j + 8u), load_four(v, j + 12u));
 }
 
-fn add_value(o: vec2<f32>, word: u32, v: Values, j: u32) -> vec2<f32> {
-  let value = unpack2x16float(select(word, new_v[v.pair], j == v.new_key));
-  return select(o, fma(vec2<f32>(weights[v.weights + j]), value, o), j >= v.begin && j <= v.end);
+fn add_value(o: vec2<f32>, word: u32, weight: f32) -> vec2<f32> {
+  return fma(vec2<f32>(weight), unpack2x16float(word), o);
 }
 
-fn add_four(o: vec2<f32>, words: vec4<u32>, v: Values, j: u32) -> vec2<f32> {
-  let o_1 = add_value(o, words.x, v, j);
-  let o_2 = add_value(o_1, words.y, v, j + 1u);
-  let o_3 = add_value(o_2, words.z, v, j + 2u);
-  return add_value(o_3, words.w, v, j + 3u);
+fn add_four(o: vec2<f32>, words: vec4<u32>, at: u32) -> vec2<f32> {
+  let o_1 = add_value(o, words.x, weights[at]);
+  let o_2 = add_value(o_1, words.y, weights[at + 1u]);
+  let o_3 = add_value(o_2, words.z, weights[at + 2u]);
+  return add_value(o_3, words.w, weights[at + 3u]);
+}
+
+// As add_four, of a page that is not seen as a whole, or has the new key.
+fn add_some(o: vec2<f32>, words: vec4<u32>, v: Values, j: u32) -> vec2<f32> {
+  var sum = o;
+  for (var k = 0u; k < 4u; k += 1u) {
+    let key = j + k;
+    if (key >= v.begin && key <= v.end) {
+      sum = add_value(sum, select(words[k], new_v[v.pair], key == v.new_key), weights[v.weights + key]);
+    }
+  }
+  return sum;
 }
 
 // The chain of o_p over the keys j .. j + BATCH.
 fn add_values(o: vec2<f32>, words: Batch, v: Values, j: u32) -> vec2<f32> {
-  if (j > v.end || j + BATCH <= v.begin) {
-    return o;
+  let has_new = v.new_key >= j && v.new_key < j + BATCH;
+  if (j >= v.begin && j + BATCH <= v.end + 1u && !has_new) {
+    let at = v.weights + j;
+    return add_four(add_four(add_four(add_four(o, words.a, at), words.b, at + 4u), words.c, at + 8u), words.d, at + 12u);
   }
-  let o_1 = add_four(o, words.a, v, j);
-  let o_2 = add_four(o_1, words.b, v, j + 4u);
-  let o_3 = add_four(o_2, words.c, v, j + 8u);
-  return add_four(o_3, words.d, v, j + 12u);
+  return add_some(add_some(add_some(add_some(o, words.a, v, j), words.b, v, j + 4u), words.c, v, j + 8u), words.d, v, j + 12u);
 }
 
 // The team's page; `rotate_first`: before the scores. Every invocation of the workgroup calls it, those of a team past the last
@@ -281,9 +291,16 @@ fn attend_page(page: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, 
   weights[lid] = select(0.0, exp(scores[lid] - m), visible);
   workgroupBarrier();
   var o = vec2<f32>();
-  o = add_values(o, values_0, v, 0u);
-  o = add_values(o, values_1, v, BATCH);
-  o = add_values(o, values_2, v, 2u * BATCH);
-  o = add_values(o, values_3, v, 3u * BATCH);
+  var next = values_0;
+  var then = values_1;
+  var last = values_2;
+  for (var j = 0u; j <= end; j += BATCH) {
+    if (j + BATCH > begin) {
+      o = add_values(o, next, v, j);
+    }
+    next = then;
+    then = last;
+    last = values_3;
+  }
   return Partial(m, tree_sum(team), o);
 }

@@ -1,4 +1,4 @@
-// The linear of norm_input.wgsl whose outputs are gate and up of a gated MLP: a subgroup has both outputs of a channel at a time. The
+// The linear of norm_input.wgsl whose outputs are gate and up of a gated MLP: a subgroup has both outputs of four channels at a time. The
 // workgroup then writes the flat integers of its 64 channels' products: their words, and the words runs[t] .. runs[t + 1] of its tile t, all
 // of whose sources are its channels. The run of the last tile goes to the end of the row, padding included. map_with_runs in
 // ../attention/output_flat.rs makes the runs, of maps that allow it.
@@ -31,9 +31,24 @@ const TILE_WORDS: u32 = 16u;
 var<workgroup> gates: array<f32, TILE>;
 var<workgroup> ups: array<f32, TILE>;
 
-fn take(a: u32, b: u32, acc: vec2<i32>) {
-  gates[a % TILE] = scaled(a, acc.x);
-  ups[a % TILE] = scaled(b, acc.y);
+// First channel of the workgroup.
+var<private> tile_first: u32;
+
+// Four gates, then their ups.
+fn output_index(first: u32, n: u32) -> u32 {
+  return min(first + n % 4u, params.out_features / 2u - 1u) + select(0u, params.out_features / 2u, n >= 4u);
+}
+
+fn take(first: u32, n: u32, acc: i32) {
+  let at = first + n % 4u - tile_first;
+  if (at < TILE) {
+    let value = scaled(output_index(first, n), acc);
+    if (n < 4u) {
+      gates[at] = value;
+    } else {
+      ups[at] = value;
+    }
+  }
 }
 
 // First extra word of a tile.
@@ -54,9 +69,9 @@ fn integer_of_tile(tile: u32, channel: u32) -> i32 {
 
 // Every invocation of the workgroup calls it.
 fn run(tile: u32, lid: u32, place: Place) {
-  let channels = params.out_features / 2u;
-  let a = tile * TILE + place.subgroup;
-  make_outputs(a, channels + a, place.num_subgroups, TILE / place.num_subgroups, place, lid);
+  tile_first = tile * TILE;
+  let stride = 4u * place.num_subgroups;
+  make_outputs(tile_first + 4u * place.subgroup, stride, (TILE + stride - 1u) / stride, place, lid);
   workgroupBarrier();
   let words = TILE_WORDS + run_of(tile + 1u) - run_of(tile);
   for (var i = lid; i < words; i += WORKGROUP) {

@@ -1,4 +1,4 @@
-// The linear of norm_input.wgsl that writes floats: a subgroup has two neighbouring outputs at a time.
+// The linear of norm_input.wgsl that writes floats: a subgroup has eight neighbouring outputs at a time.
 // What follows is shared by norm_gemv_i4 and norm_gemv_i8.
 
 struct Params {
@@ -22,19 +22,21 @@ struct Params {
 // Where the outputs of the workgroup end.
 var<private> end: u32;
 
-fn take(a: u32, b: u32, acc: vec2<i32>) {
-  if (a < end) {
-    y[params.first_out + a] = scaled(a, acc.x);
-  }
-  if (b < end) {
-    y[params.first_out + b] = scaled(b, acc.y);
+fn output_index(first: u32, n: u32) -> u32 {
+  return min(first + n, params.out_features - 1u);
+}
+
+fn take(first: u32, n: u32, acc: i32) {
+  let out = first + n;
+  if (out < end) {
+    y[params.first_out + out] = scaled(out, acc);
   }
 }
 
 // Every invocation of the workgroup calls it.
 fn run(group: u32, lid: u32, place: Place) {
   end = min((group + 1u) * params.span, params.out_features);
-  let stride = 2u * place.num_subgroups;
-  let a = group * params.span + 2u * place.subgroup;
-  make_outputs(a, a + 1u, stride, (params.span + stride - 1u) / stride, place, lid);
+  let stride = EIGHT * place.num_subgroups;
+  let first = group * params.span + EIGHT * place.subgroup;
+  make_outputs(first, stride, (params.span + stride - 1u) / stride, place, lid);
 }

@@ -3,7 +3,7 @@
 //   x, weight, w, aux, in_map   norm_input.wgsl
 //   y  [first_out + out_features ..]  f32, outputs first_out.. are written
 //
-// grid: (ceil(out_features / span), 1, 1), one workgroup of 256 per span outputs, a multiple of 16: norm_gemv.wgsl.
+// grid: (ceil(out_features / span), 1, 1), one workgroup of 256 per span outputs, a multiple of 64: norm_gemv.wgsl.
 
 @compute @workgroup_size(WORKGROUP)
 fn norm_gemv_i4(

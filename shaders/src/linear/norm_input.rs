@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 /// What `in_features` is a multiple of.
 pub const IN_STEP: u32 = 16;
 /// Outputs that the span of a workgroup of norm_gemv_* is a multiple of.
-pub const SPAN_STEP: u32 = 16;
+pub const SPAN_STEP: u32 = 64;
 /// Channels of a workgroup of norm_gate_up_*: what the runs of its map are of.
 pub const TILE: u32 = 64;
 

@@ -187,30 +187,28 @@ fn scaled(out: u32, acc: i32) -> f32 {
   return fma(f32(acc), scale, bias);
 }
 
-// Outputs a and b of a subgroup, then those that are `stride` further in both, `count` in all: `take` is given their accumulators.
+// Eight outputs of a subgroup from `first`, then those from first + stride, count times: `take` is given the first and the sums.
 // Every invocation calls it.
-fn make_outputs(a: u32, b: u32, stride: u32, count: u32, place: Place, lane: u32) {
-  let last = params.out_features - 1u;
-  let span = 4u * place.lanes;
-  let batches = (num_steps() + span - 1u) / span;
+fn make_outputs(first: u32, stride: u32, count: u32, place: Place, lane: u32) {
+  let batches = num_batches(place.lanes);
   // Weights are on their way before the input is made, and before those at hand are multiplied.
-  var steps = load_steps(min(a, last), min(b, last), place.lane, place.lanes);
+  var steps = load_steps(first, place.lane);
   make_input(lane);
   for (var index = 0u; index < count; index += 1u) {
-    var sums = vec2<i32>();
+    let at = first + index * stride;
+    var sums = Sums();
     for (var batch = 0u; batch < batches; batch += 1u) {
       let now = steps;
-      let is_last = batch + 1u == batches;
-      let next = index + select(0u, 1u, is_last);
-      if (next < count) {
-        let first = place.lane + select((batch + 1u) * span, 0u, is_last);
-        steps = load_steps(min(a + next * stride, last), min(b + next * stride, last), first, place.lanes);
+      if (batch + 1u < batches) {
+        steps = load_steps(at, place.lane + (batch + 1u) * place.lanes);
+      } else if (index + 1u < count) {
+        steps = load_steps(at + stride, place.lane);
       }
-      sums += dot_steps(0u, place.lane + batch * span, place.lanes, now);
+      sums = add_steps(sums, 0u, place.lane + batch * place.lanes, now);
     }
-    let sum = subgroupAdd(sums);
-    if (place.lane == 0u) {
-      take(a + index * stride, b + index * stride, sum);
+    let all = total(sums);
+    for (var n = place.lane; n < EIGHT; n += place.lanes) {
+      take(at, n, sum_of(all, n));
     }
   }
 }

@@ -257,7 +257,7 @@ const FUSED: &[Fused] = &[
         group_size: 0,
         bias: false,
         w_per_tensor: false,
-        span: 16,
+        span: 64,
     },
     Fused {
         in_features: 272,
@@ -267,7 +267,7 @@ const FUSED: &[Fused] = &[
         group_size: 32,
         bias: true,
         w_per_tensor: false,
-        span: 32,
+        span: 128,
     },
     Fused {
         in_features: 4112,
@@ -277,7 +277,7 @@ const FUSED: &[Fused] = &[
         group_size: 64,
         bias: false,
         w_per_tensor: true,
-        span: 48,
+        span: 64,
     },
     Fused {
         in_features: 1056,
@@ -287,7 +287,7 @@ const FUSED: &[Fused] = &[
         group_size: 0,
         bias: true,
         w_per_tensor: true,
-        span: 16,
+        span: 64,
     },
 ];
 
