@@ -245,12 +245,14 @@ fn add_values(o: vec2<f32>, words: Batch, v: Values, j: u32) -> vec2<f32> {
   return add_some(add_some(add_some(add_some(o, words.a, v, j), words.b, v, j + 4u), words.c, v, j + 8u), words.d, v, j + 12u);
 }
 
-// The team's page; `rotate_first`: before the scores. Every invocation of the workgroup calls it, those of a team past the last
-// page with that page again.
-fn attend_page(page: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, rotate_first: bool, lid: u32) -> Partial {
+// The team's page; `rotate_first`: before the scores. Every invocation of the workgroup calls it, those of a team past the last page too,
+// which have nothing to do.
+fn attend_page(of_team: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, rotate_first: bool, lid: u32) -> Partial {
   let lane = lid % TEAM;
   let team = lid / TEAM;
   let position = row_at.y;
+  let has_page = of_team <= position / PAGE_SIZE;
+  let page = min(of_team, position / PAGE_SIZE);
   let block = block_of(row_at.x * params.table_stride + page, kv_head);
   // Of the page that has the new key; elsewhere none.
   let new_key = select(PAGE_SIZE, position % PAGE_SIZE, page == position / PAGE_SIZE);
@@ -263,30 +265,45 @@ fn attend_page(page: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, 
 
   // Loads of what comes later go ahead of everything that waits.
   let key_at = (block * PAGE_SIZE + (lane ^ select(0u, 1u, lane == new_key))) * (words / 4u);
-  var key_0 = load_key(key_at, 0u, last_vec);
-  var key_1 = load_key(key_at, 4u, last_vec);
-  var key_2 = load_key(key_at, 8u, last_vec);
-  var key_3 = load_key(key_at, 12u, last_vec);
-  let values_0 = load_values(v, 0u);
-  let values_1 = load_values(v, BATCH);
+  var key_0 = Batch();
+  var key_1 = Batch();
+  var key_2 = Batch();
+  var key_3 = Batch();
+  var values_0 = Batch();
+  var values_1 = Batch();
+  if (has_page) {
+    key_0 = load_key(key_at, 0u, last_vec);
+    key_1 = load_key(key_at, 4u, last_vec);
+    key_2 = load_key(key_at, 8u, last_vec);
+    key_3 = load_key(key_at, 12u, last_vec);
+    values_0 = load_values(v, 0u);
+    values_1 = load_values(v, BATCH);
+  }
   if (rotate_first) {
     rotate(row, head, kv_head, position, lid);
   }
+  let visible = has_page && lane >= begin && lane <= end;
   if (lane == new_key) {
     key_0 = new_key_batch(0u, last_vec);
     key_1 = new_key_batch(4u, last_vec);
     key_2 = new_key_batch(8u, last_vec);
     key_3 = new_key_batch(12u, last_vec);
   }
-  var dot = add_key(0.0, key_0, 0u);
-  dot = add_key(dot, key_1, 32u);
-  dot = add_key(dot, key_2, 64u);
-  dot = add_key(dot, key_3, 96u);
-  let visible = lane >= begin && lane <= end;
+  var dot = 0.0;
+  if (has_page) {
+    dot = add_key(dot, key_0, 0u);
+    dot = add_key(dot, key_1, 32u);
+    dot = add_key(dot, key_2, 64u);
+    dot = add_key(dot, key_3, 96u);
+  }
   scores[lid] = select(LOWEST, params.scale * dot, visible);
   workgroupBarrier();
-  let values_2 = load_values(v, 2u * BATCH);
-  let values_3 = load_values(v, 3u * BATCH);
+  var values_2 = Batch();
+  var values_3 = Batch();
+  if (has_page) {
+    values_2 = load_values(v, 2u * BATCH);
+    values_3 = load_values(v, 3u * BATCH);
+  }
   let m = team_max(team);
   weights[lid] = select(0.0, exp(scores[lid] - m), visible);
   workgroupBarrier();
@@ -294,7 +311,7 @@ fn attend_page(page: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, 
   var next = values_0;
   var then = values_1;
   var last = values_2;
-  for (var j = 0u; j <= end; j += BATCH) {
+  for (var j = 0u; j <= end && has_page; j += BATCH) {
     if (j + BATCH > begin) {
       o = add_values(o, next, v, j);
     }

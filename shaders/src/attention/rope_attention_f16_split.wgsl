@@ -31,8 +31,7 @@ fn rope_attention_f16_split(
   if (round > last_page) {
     return;
   }
-  let page = min(round + team, last_page);
-  let found = attend_page(page, row, head, kv_head, row_at, first_key, true, lid);
+  let found = attend_page(round + team, row, head, kv_head, row_at, first_key, true, lid);
   if (round + team <= last_page) {
     let slots = num_workgroups.z * TEAMS;
     let slot = workgroup.z * TEAMS + team;

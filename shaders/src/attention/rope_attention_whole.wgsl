@@ -30,8 +30,7 @@ fn run(head: u32, row: u32, lid: u32) {
   var l = 0.0;
   var o = vec2<f32>();
   for (var round = first_page; round <= last_page; round += TEAMS) {
-    let page = min(round + team, last_page);
-    let found = attend_page(page, row, head, kv_head, row_at, first_key, round == first_page, lid);
+    let found = attend_page(round + team, row, head, kv_head, row_at, first_key, round == first_page, lid);
     team_o[lid] = found.o;
     if (lane == 0u) {
       team_m[team] = found.m;
