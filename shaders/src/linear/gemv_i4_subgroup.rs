@@ -9,7 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("gemv_i4_subgroup.wgsl"),
         include_str!("gemv_steps_i4.wgsl"),
-        include_str!("eight_outputs.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
         include_str!("unpack_i4.wgsl"),
         include_str!("epilogue_int.wgsl"),
@@ -20,7 +20,7 @@ pub const KERNEL: Kernel = Kernel {
     run,
 };
 
-const OUTPUTS: u32 = 32;
+const OUTPUTS: u32 = 16;
 
 /// The most rows of a workgroup: values of the override `ROWS`.
 pub const MOST_ROWS: u32 = 8;

@@ -1,6 +1,6 @@
 // gemv_i4.wgsl, which has the formula and the shapes, with sums over subgroups: gemv_int_subgroup.wgsl.
 //
-// grid: (ceil(out_features / 32), ceil(rows / ROWS), 1), one workgroup per 32 outputs of ROWS rows.
+// grid: (ceil(out_features / 16), ceil(rows / ROWS), 1), one workgroup per 16 outputs of ROWS rows.
 
 @compute @workgroup_size(WORKGROUP)
 fn gemv_i4_subgroup(

@@ -10,7 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("gemv_i8_subgroup.wgsl"),
         include_str!("gemv_steps_i8.wgsl"),
-        include_str!("eight_outputs.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
