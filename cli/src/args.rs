@@ -391,6 +391,13 @@ pub struct Bench {
         conflicts_with = "model"
     )]
     pub shape: Vec<String>,
+    /// Features of a group of INT4 weights of --shape; 0 is none
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "shape", value_parser = group_size())]
+    pub group_size: u32,
+    /// Static inputs for --shape, with so many extra channels as a share of the channels; after a comma those of down_proj
+    /// or fc2
+    #[arg(long, value_name = "SHARE[,DOWN]", requires = "shape", value_parser = added_channels)]
+    pub added_channels: Option<AddedChannels>,
     /// Prompt lengths (pp); 0 is none
     #[arg(
         short = 'p',
@@ -514,6 +521,19 @@ pub struct BenchOps {
     pub budget: f32,
     #[command(flatten)]
     pub device: DeviceArg,
+}
+
+/// Extra channels, as shares of the channels: of every linear, and of an MLP's second one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AddedChannels(pub [f32; 2]);
+
+fn added_channels(text: &str) -> Result<AddedChannels, String> {
+    let (first, down) = text.split_once(',').unwrap_or((text, text));
+    let share = |text: &str| match text.trim().parse::<f32>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("{text:?}: a share from 0 to 1 is expected")),
+    };
+    Ok(AddedChannels([share(first)?, share(down)?]))
 }
 
 /// Write a quantized copy of a float model

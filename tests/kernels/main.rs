@@ -165,6 +165,40 @@ fn kernels_of_one_operation_give_the_same_bits() {
     });
 }
 
+/// Rope, the append and attention in one dispatch, with the pages in one workgroup or split over several: no bit differs from
+/// those of a dispatch for each.
+#[test]
+fn fused_and_split_attention_changes_no_bit() {
+    pollster::block_on(async {
+        for mut device in device::portable_devices().await {
+            for way in cases::attention::ways() {
+                let [rope, mut append, mut attention] = way.apart;
+                let qkv = outputs(&mut device, &rope).await.remove(0);
+                append.buffers[2] = qkv.clone();
+                let pools = outputs(&mut device, &append).await;
+                attention.buffers[2] = qkv;
+                attention.buffers[3] = pools[0].clone();
+                attention.buffers[4] = pools[1].clone();
+                let y = outputs(&mut device, &attention).await.remove(0);
+                let expected = [pools, vec![y]].concat();
+                let whole = outputs(&mut device, &way.whole).await;
+                let what = format!("on {}: {}", device.name(), way.name);
+                assert!(whole == expected, "{what}: whole, the bits differ");
+                let [split, mut merge] = way.split;
+                let mut split = outputs(&mut device, &split).await;
+                merge.buffers[1] = split.remove(2);
+                split.extend(outputs(&mut device, &merge).await);
+                assert!(split == expected, "{what}: split, the bits differ");
+            }
+        }
+    });
+}
+
+async fn outputs(device: &mut Executor, case: &Case) -> Vec<Vec<u32>> {
+    let found = run::run(device, case).await;
+    found.unwrap_or_else(|error| panic!("{} [{}]: {error}", case.kernel.name, case.name))
+}
+
 /// A fused kernel changes no bit of what two kernels would write, and near a tie it is a step from the twin, not more: of the
 /// value, before it was flattened.
 #[test]

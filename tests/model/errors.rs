@@ -7,7 +7,7 @@ use plateau::checkpoint::{
 use plateau::exec::{DeviceError, Executor, GpuOptions, open_all};
 use plateau::plan::{BufferDesc, Plan};
 use plateau::sampler::SamplerConfig;
-use plateau::session::{LoadOptions, Row, Session, SessionError};
+use plateau::session::{LoadOptions, Row, Session, SessionError, SyntheticFormat};
 use plateau::tensor::Quant;
 use plateau_tests::{device, model};
 use std::ops::ControlFlow;
@@ -152,7 +152,14 @@ fn a_model_that_cannot_fit_is_refused_before_anything_is_allocated() {
                 println!("skipped: the memory of {name} is not told");
                 continue;
             };
-            let result = Session::synthetic(&config, device, &options, &mut |_| {}).await;
+            let result = Session::synthetic(
+                &config,
+                device,
+                &options,
+                &SyntheticFormat::default(),
+                &mut |_| {},
+            )
+            .await;
             match result.err().expect("four terabytes do not fit") {
                 Error::Session(SessionError::DoesNotFit {
                     name: found,

@@ -5,6 +5,7 @@ mod continuation;
 mod errors;
 mod eval;
 mod flattened;
+mod fused;
 mod kv_prefix;
 mod profile;
 mod promises;

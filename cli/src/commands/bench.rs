@@ -5,7 +5,7 @@ mod measure;
 mod plot;
 mod profile;
 
-use crate::args::{Bench, BenchOutput, all_counts};
+use crate::args::{AddedChannels, Bench, BenchOutput, all_counts};
 use crate::console::{Console, Unit, print};
 use crate::exit::{CliError, usage};
 use crate::load;
@@ -16,7 +16,7 @@ use measure::{Sample, Test, elapsed_ns, percentiles, prompt_ids};
 use plateau::checkpoint::{Checkpoint, ModelConfig};
 use plateau::exec::{AdapterInfo, ProfileDetail};
 use plateau::sampler::SamplerConfig;
-use plateau::session::{LoadOptions, Session};
+use plateau::session::{LoadOptions, Session, SyntheticFormat};
 use plateau::tensor::Quant;
 use plot::Point;
 use profile::ProfiledTest;
@@ -68,6 +68,13 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
             let (mut session, adapter) = model.load(args, &options, console).await?;
             if args.verbose {
                 console.note(dispatches::describe(session.parts().0, sequences, max_rows));
+            }
+            if let Model::Shape { .. } = model {
+                let (built, _) = session.parts();
+                let bits = built.weights.bits_per_weight();
+                console.note(format!(
+                    "the decoder's linears take {bits:.3} bits per weight"
+                ));
             }
             check(&mut session, console).await?;
             let described = Described {
@@ -293,7 +300,12 @@ fn drawing(rows: &[Row], device: &str) -> String {
 /// What is measured: a checkpoint, or random weights of a shape.
 enum Model {
     Checkpoint(Box<Checkpoint>),
-    Shape { name: String, config: ModelConfig },
+    Shape {
+        name: String,
+        config: ModelConfig,
+        /// After the format in the model's name.
+        suffix: String,
+    },
 }
 
 impl Model {
@@ -306,6 +318,7 @@ impl Model {
             Ok(Self::Shape {
                 name: name.clone(),
                 config: shape::find(name)?,
+                suffix: synthetic_suffix(args),
             })
         };
         args.shape.iter().map(shape).collect()
@@ -332,7 +345,8 @@ impl Model {
             }
             Self::Shape { config, .. } => {
                 let progress = console.progress("random weights", 0, Unit::Bytes);
-                Session::synthetic(config, opened.executor, options, &mut |now| {
+                let format = synthetic_format(args);
+                Session::synthetic(config, opened.executor, options, &format, &mut |now| {
                     progress.load(now)
                 })
                 .await?
@@ -358,8 +372,29 @@ impl Model {
                     load::format_label(checkpoint, quant)
                 )
             }
-            Self::Shape { name, .. } => format!("{name} {}", quant.unwrap_or(Quant::F16)),
+            Self::Shape { name, suffix, .. } => {
+                format!("{name} {}{suffix}", quant.unwrap_or(Quant::F16))
+            }
         }
+    }
+}
+
+fn synthetic_format(args: &Bench) -> SyntheticFormat {
+    SyntheticFormat {
+        group_size: args.group_size,
+        added: args.added_channels.map(|AddedChannels(shares)| shares),
+    }
+}
+
+/// `g32+0.05,0.2`: groups and extra channels of random weights.
+fn synthetic_suffix(args: &Bench) -> String {
+    let group = match args.group_size {
+        0 => String::new(),
+        size => format!("g{size}"),
+    };
+    match args.added_channels {
+        Some(AddedChannels([share, down])) => format!("{group}+{share},{down}"),
+        None => group,
     }
 }
 

@@ -48,7 +48,7 @@ impl Weights {
                 o_proj: buffers.projection_after_attention(o, config),
                 post_attention_layernorm: buffers.rms_norm(&[shape.mlp_norm]),
                 gate_up_proj: buffers.projection(gate_up),
-                down_proj: buffers.projection(down),
+                down_proj: buffers.projection_after_gate(down),
             }
         });
         let layers = layers.collect();
@@ -157,28 +157,32 @@ fn block(
         };
         ops::head_norm(plan, label("self_attn.qk_norm"), s.qkv, qk_norm, params);
     }
-    ops::rope(
-        plan,
-        label("self_attn.rope"),
-        shape,
-        input.row_info,
-        model.step.rope_table,
-        s.qkv,
-        rows,
-    );
-    ops::kv_append(
-        plan,
-        label("self_attn.kv_append"),
-        shape,
-        input,
-        s.qkv,
-        pools,
-        rows,
-    );
+    let rotates = ops::rotates(shape, input, pools);
+    if !rotates {
+        ops::rope(
+            plan,
+            label("self_attn.rope"),
+            shape,
+            input.row_info,
+            model.step.rope_table,
+            s.qkv,
+            rows,
+        );
+        ops::kv_append(
+            plan,
+            label("self_attn.kv_append"),
+            shape,
+            input,
+            s.qkv,
+            pools,
+            rows,
+        );
+    }
     let attended = Producer::Attention {
         label: label("self_attn"),
         shape,
         input,
+        rope: rotates.then_some(model.step.rope_table),
         qkv: s.qkv,
         pools,
     }; // [rows, heads * head_dim]
@@ -190,19 +194,16 @@ fn block(
         weight: layer.post_attention_layernorm,
         eps,
     };
-    ops::projection(
+    let activated = ops::gated(
         plan,
+        label("mlp.act"),
         &layer.gate_up_proj,
         &normed,
+        &layer.down_proj,
         s.gate_up,
         rows,
-        false,
         s.activations,
-    ); // [rows, 2 * intermediate]
-    let activated = Producer::SiluMul {
-        label: label("mlp.act"),
-        gate_up: s.gate_up,
-    };
+    ); // [rows, intermediate]
     ops::projection(
         plan,
         &layer.down_proj,

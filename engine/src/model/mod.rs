@@ -12,6 +12,7 @@ pub use weights::{
 };
 
 use crate::checkpoint::{Architecture, ModelConfig};
+pub use crate::ops::planned_pages;
 use crate::ops::{
     Activations, AttentionInput, AttentionShape, KvPools, Projection, Sampling, SamplingBuffers,
     kv_append, kv_block_words, sample_and_advance, stored_row,
@@ -107,7 +108,12 @@ pub enum StepShape {
     /// Rows that the host wrote to the step buffers; logits of `logits` of them.
     Rows { rows: u32, tiles: u32, logits: u32 },
     /// One token of each of `rows` sequences, fed by the device itself, and the choice of the next.
-    Decode { rows: u32, sampling: Sampling },
+    /// Their sequences have `pages` pages at most: [`planned_pages`].
+    Decode {
+        rows: u32,
+        pages: u32,
+        sampling: Sampling,
+    },
     /// The stored prefix to the pages of one sequence.
     Prefix,
 }
@@ -227,17 +233,23 @@ impl Model {
                     block_table: self.step.block_table,
                     tiles: self.step.tiles,
                     num_tiles: tiles,
+                    pages: None,
                 };
                 let x = self.decoder(plan, self.step.tokens, input, rows);
                 (logits > 0)
                     .then(|| self.head(plan, x, rows, Some((self.step.logit_index, logits))))
             }
-            StepShape::Decode { rows, sampling } => {
+            StepShape::Decode {
+                rows,
+                pages,
+                sampling,
+            } => {
                 let input = AttentionInput {
                     row_info: self.decode.row_info,
                     block_table: self.step.block_table,
                     tiles: self.step.tiles,
                     num_tiles: rows,
+                    pages: Some(pages),
                 };
                 let x = self.decoder(plan, self.decode.tokens, input, rows);
                 let logits = self.head(plan, x, rows, None);
@@ -273,6 +285,7 @@ impl Model {
             block_table: self.step.block_table,
             tiles: self.step.tiles,
             num_tiles: 0,
+            pages: None,
         };
         let rows = prefix.tokens.len() as u32;
         let layers = self.part.layers.clone().zip(&prefix.layers);

@@ -231,6 +231,7 @@ fn attention(
         label: label(""),
         shape,
         input,
+        rope: None,
         qkv: s.qkv,
         pools,
     }; // [rows, hidden]

@@ -8,6 +8,7 @@ use crate::checkpoint::{
 use crate::ops::{EmbeddingTable, Input, Linear, Projection, RowRange, StaticInput, WeightFormat};
 use crate::plan::{BufferId, SharedBuffers};
 use crate::tensor::Bits;
+use plateau_shaders::linear::norm_input::TILE;
 use std::ops::Range;
 
 /// How one linear is stored and fed.
@@ -202,6 +203,24 @@ impl Weights {
         self.linears.iter()
     }
 
+    /// Bits that the decoder's linears take on the device for each of their weights: extra channels, scales and multipliers among them.
+    pub fn bits_per_weight(&self) -> f64 {
+        let (mut bits, mut weights) = (0.0, 0.0);
+        for LinearWeights {
+            linear,
+            in_features,
+            ..
+        } in &self.linears
+        {
+            let (inputs, outputs) = (linear.in_features, linear.out_features);
+            let words = u64::from(outputs) * u64::from(linear.format.row_words(inputs))
+                + aux_words(linear.format, inputs, outputs, linear.has_bias);
+            bits += 32.0 * words as f64;
+            weights += f64::from(*in_features) * f64::from(outputs);
+        }
+        bits / weights
+    }
+
     /// The vectors that are used as they are.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
         self.norms.iter()
@@ -275,8 +294,18 @@ impl WeightBuffers<'_> {
     ) -> Projection {
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
         self.declare(group, |input| match input {
-            Input::Static(input) => Input::Static(input.after_attention(heads, head_dim)),
+            Input::Static(input) => Input::Static(input.after_tiles(heads, head_dim)),
             Input::Float | Input::Dynamic(_) => input,
+        })
+    }
+
+    /// As `projection`, for linears whose input is the product of gate and up.
+    pub(super) fn projection_after_gate(&mut self, group: LinearGroup) -> Projection {
+        let tiles = group.in_features / TILE;
+        let whole = group.in_features.is_multiple_of(TILE);
+        self.declare(group, |input| match input {
+            Input::Static(input) if whole => Input::Static(input.after_tiles(tiles, TILE)),
+            Input::Static(_) | Input::Float | Input::Dynamic(_) => input,
         })
     }
 

@@ -43,6 +43,25 @@ pub struct AttentionInput {
     /// `[num_tiles]` (first row, rows)
     pub tiles: BufferId,
     pub num_tiles: u32,
+    /// Of rows that each are of another sequence: pages that any of them has at most. `None` where rows may share a sequence.
+    pub pages: Option<u32>,
+}
+
+/// Up to so many pages of a sequence, one workgroup has a head of a row; above, they are split over several.
+pub const WHOLE_PAGES: u32 = 8;
+
+/// How many pages a step is planned for, so that sequences up to `pages` long fit: few values, so few plans.
+pub fn planned_pages(pages: u32) -> u32 {
+    pages.next_power_of_two().max(WHOLE_PAGES)
+}
+
+/// Whether attention can rotate the heads and append the keys itself.
+pub fn rotates(shape: AttentionShape, input: AttentionInput, pools: KvPools) -> bool {
+    let by_vectors = shape
+        .head_dim
+        .is_multiple_of(kernels::rope_attention::HEAD_DIM_STEP)
+        && shape.head_dim <= kernels::rope_attention::MOST_HEAD_DIM;
+    input.pages.is_some() && pools.kv_type == KvType::F16 && by_vectors
 }
 
 /// 32-bit words of the 64 keys, or the 64 values, of one kv head in a page.
@@ -115,12 +134,14 @@ pub fn kv_append(
     );
 }
 
-/// `y = softmax(q kᵀ / sqrt(head_dim)) v`, causal; y is [rows, heads * head_dim].
+/// `y = softmax(q kᵀ / sqrt(head_dim)) v`, causal; y is [rows, heads * head_dim]. With `rope`, the table, the heads of qkv are as they
+/// come from the projection: they are rotated and appended on the way.
 pub(super) fn attention(
     plan: &mut Plan,
     label: String,
     shape: AttentionShape,
     input: AttentionInput,
+    rope: Option<BufferId>,
     qkv: BufferId,
     pools: KvPools,
     y: BufferId,
@@ -128,15 +149,67 @@ pub(super) fn attention(
 ) {
     let params = params(shape, input, pools, rows);
     let grid = Grid::Fixed(kernels::paged_attention::grid(&params));
+    if let Some(rope) = rope {
+        match split(plan, &label, params, input, rope, qkv, pools) {
+            Some(partials) => {
+                let kernel = &kernels::attention_merge::KERNEL;
+                let bindings = [input.row_info, partials, y];
+                plan.dispatch(format!("{label}.merge"), kernel, params, grid, &bindings);
+            }
+            None => {
+                let kernel = &kernels::rope_attention_f16::KERNEL;
+                let mut bindings = rotated(input, rope, qkv, pools);
+                bindings.push(y);
+                plan.dispatch(label, kernel, params, grid, &bindings);
+            }
+        }
+        return;
+    }
     let (kernel, mut bindings) = call(input, qkv, pools, rows, false);
     bindings.push(y);
     plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
+/// The bindings that rope_attention_* begin with.
+fn rotated(input: AttentionInput, rope: BufferId, qkv: BufferId, pools: KvPools) -> Vec<BufferId> {
+    vec![
+        input.row_info,
+        input.block_table,
+        qkv,
+        rope,
+        pools.k,
+        pools.v,
+    ]
+}
+
+/// Attention for each page by itself, where there are too many pages for a workgroup; gives the partials.
+fn split(
+    plan: &mut Plan,
+    label: &str,
+    params: kernels::paged_attention::Params,
+    input: AttentionInput,
+    rope: BufferId,
+    qkv: BufferId,
+    pools: KvPools,
+) -> Option<BufferId> {
+    let pages = input.pages.filter(|&pages| pages > WHOLE_PAGES)?;
+    let slots = pages.next_multiple_of(kernels::rope_attention::SPLIT_PAGES);
+    let (rows, heads, head_dim) = (params.count, params.heads, params.head_dim);
+    let words = kernels::rope_attention::partial_words(rows, heads, head_dim, slots);
+    let partials = plan.shared_scratch("partials", words);
+    let mut bindings = rotated(input, rope, qkv, pools);
+    bindings.push(partials);
+    let kernel = &kernels::rope_attention_f16_split::KERNEL;
+    let grid = Grid::Fixed(kernels::rope_attention::split_grid(&params, slots));
+    plan.dispatch(format!("{label}.split"), kernel, params, grid, &bindings);
+    Some(partials)
+}
+
 impl StaticInput {
-    /// The input of a linear after attention. Where attention can write it itself the map gets longer by what `attention_flat`
-    /// needs to find the words of each head. Where a word would have two writers it stays, and `flatten_quantize` has to follow.
-    pub fn after_attention(self, heads: u32, head_dim: u32) -> Self {
+    /// The input of a linear after attention, or after a gated MLP's product, whose workgroups have `heads` tiles of `head_dim`
+    /// channels. Where they can write it themselves the map gets longer by what they need to find their words. Where a word
+    /// would have two writers it stays, and `flatten_quantize` has to follow.
+    pub fn after_tiles(self, heads: u32, head_dim: u32) -> Self {
         let flat_map = &self.map[..self.flat_features as usize];
         match kernels::map_with_runs(flat_map, heads, head_dim) {
             Some(map) => Self {
@@ -147,7 +220,7 @@ impl StaticInput {
         }
     }
 
-    /// Whether attention can write it itself.
+    /// Whether the workgroups of so many tiles can write it themselves.
     pub(super) fn has_runs_of(&self, heads: u32) -> bool {
         self.map.len() as u32 == self.flat_features + heads + 1
     }
@@ -160,6 +233,7 @@ pub(super) fn attention_flat(
     label: String,
     shape: AttentionShape,
     input: AttentionInput,
+    rope: Option<BufferId>,
     qkv: BufferId,
     pools: KvPools,
     flat: &StaticInput,
@@ -178,6 +252,22 @@ pub(super) fn attention_flat(
         inv_scale: 1.0 / flat.scale,
     };
     let grid = Grid::Fixed(kernels::paged_attention::grid(&params.attention));
+    if let Some(rope) = rope {
+        match split(plan, &label, params.attention, input, rope, qkv, pools) {
+            Some(partials) => {
+                let kernel = &kernels::attention_merge_flat::KERNEL;
+                let bindings = [input.row_info, partials, map, x_q];
+                plan.dispatch(format!("{label}.merge"), kernel, params, grid, &bindings);
+            }
+            None => {
+                let kernel = &kernels::rope_attention_f16_flat::KERNEL;
+                let mut bindings = rotated(input, rope, qkv, pools);
+                bindings.extend([map, x_q]);
+                plan.dispatch(label, kernel, params, grid, &bindings);
+            }
+        }
+        return;
+    }
     let (kernel, mut bindings) = call(input, qkv, pools, rows, true);
     bindings.extend([map, x_q]);
     plan.dispatch(label, kernel, params, grid, &bindings);

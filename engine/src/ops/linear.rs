@@ -4,7 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
-use plateau_shaders::{linear as kernels, padded, quantize};
+use plateau_shaders::{Constant, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
 /// How a weight is stored on the device. Integer weights have a scale for each output channel there; a per-tensor scale is
@@ -120,6 +120,9 @@ pub fn projection(
     accumulate: bool,
     activations: Activations,
 ) {
+    if norm_gemv(plan, projection, producer, y, rows, accumulate) {
+        return;
+    }
     let mut floats = None;
     // There is one x_q: the linears that read one input come together.
     for (first, linear) in projection.linears.iter().enumerate() {
@@ -152,6 +155,196 @@ pub fn projection(
             }
         }
     }
+}
+
+/// What a fused linear of one row takes, where there is one: the norm before it, its static input and the buffer of its map.
+struct FusedInput<'a> {
+    from: BufferId,
+    norm: BufferId,
+    eps: f32,
+    input: &'a StaticInput,
+    map: BufferId,
+    bits: Bits,
+    group_size: u32,
+}
+
+impl FusedInput<'_> {
+    /// Bytes of workgroup memory that every adapter has.
+    const WORKGROUP_BYTES: u32 = 16 << 10;
+
+    fn of<'a>(
+        plan: &Plan,
+        projection: &'a Projection,
+        producer: &Producer,
+        rows: u32,
+    ) -> Option<FusedInput<'a>> {
+        let [linear] = &projection.linears[..] else {
+            return None;
+        };
+        let (
+            &Producer::RmsNorm {
+                from, weight, eps, ..
+            },
+            Input::Static(input),
+            Some((map, _)),
+            WeightFormat::Int { bits, group_size },
+        ) = (
+            producer,
+            &linear.input,
+            linear.static_buffers,
+            linear.format,
+        )
+        else {
+            return None;
+        };
+        let fits = kernels::norm_input::workgroup_bytes(padded(linear.in_features) / 4)
+            <= Self::WORKGROUP_BYTES;
+        let whole = projection
+            .in_features
+            .is_multiple_of(kernels::norm_input::IN_STEP);
+        (plan.features.subgroups && rows == 1 && fits && whole).then_some(FusedInput {
+            from,
+            norm: weight,
+            eps,
+            input,
+            map,
+            bits,
+            group_size,
+        })
+    }
+
+    fn constants(&self, in_features: u32, in_words: u32) -> Vec<Constant> {
+        let mut constants = kernels::norm_input::constants(in_features, in_words).to_vec();
+        if self.bits == Bits::Int4 && self.group_size > 0 {
+            constants.push(("GROUP_SIZE", self.group_size));
+        }
+        constants
+    }
+}
+
+/// Norm, flat integers and linear in one dispatch, where there is a kernel for it; says whether there is.
+fn norm_gemv(
+    plan: &mut Plan,
+    projection: &Projection,
+    producer: &Producer,
+    y: BufferId,
+    rows: u32,
+    accumulate: bool,
+) -> bool {
+    /// Each workgroup makes the whole input: about so many are enough to read weights as fast as a device can.
+    const WORKGROUPS: u32 = 384;
+    let Some(fused) = FusedInput::of(plan, projection, producer, rows).filter(|_| !accumulate)
+    else {
+        return false;
+    };
+    let linear = &projection.linears[0];
+    let in_words = padded(linear.in_features) / 4;
+    for range in &linear.ranges {
+        let params = kernels::norm_input::GemvParams {
+            in_features: projection.in_features,
+            in_words,
+            out_features: range.rows,
+            first_out: linear.first_out + range.first_row,
+            w_scale_stride: 1,
+            has_bias: u32::from(linear.has_bias),
+            in_flat_features: fused.input.flat_features,
+            in_q_max: fused.input.bits.q_max(),
+            in_inv_scale: 1.0 / fused.input.scale,
+            x_scale: fused.input.scale,
+            eps: fused.eps,
+            span: range
+                .rows
+                .div_ceil(WORKGROUPS)
+                .next_multiple_of(kernels::norm_input::SPAN_STEP),
+        };
+        let kernel = match fused.bits {
+            Bits::Int8 => &kernels::norm_gemv_i8::KERNEL,
+            Bits::Int4 => &kernels::norm_gemv_i4::KERNEL,
+        };
+        let grid = Grid::Fixed(kernels::norm_input::gemv_grid(&params));
+        let bindings = [fused.from, fused.norm, range.w, range.aux, fused.map, y];
+        let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
+        dispatch.constants = fused.constants(projection.in_features, in_words);
+    }
+    true
+}
+
+/// A gated MLP up to the input of its second half: `silu(gate) * up` of `gate_up`, [rows, 2 * features], which is made of what `producer`
+/// makes. Gives what makes the input of `down`, whose static integers are made at once where there is a kernel for it.
+pub fn gated(
+    plan: &mut Plan,
+    label: String,
+    gate_up: &Projection,
+    producer: &Producer,
+    down: &Projection,
+    y: BufferId,
+    rows: u32,
+    activations: Activations,
+) -> Producer {
+    if norm_gate_up(plan, gate_up, producer, down, rows, activations) {
+        return Producer::Integers;
+    }
+    projection(plan, gate_up, producer, y, rows, false, activations); // [rows, 2 * features]
+    Producer::SiluMul { label, gate_up: y }
+}
+
+fn norm_gate_up(
+    plan: &mut Plan,
+    gate_up: &Projection,
+    producer: &Producer,
+    down: &Projection,
+    rows: u32,
+    activations: Activations,
+) -> bool {
+    let Some(fused) = FusedInput::of(plan, gate_up, producer, rows) else {
+        return false;
+    };
+    let (linear, tiles) = (
+        &gate_up.linears[0],
+        gate_up.out_features / (2 * kernels::norm_input::TILE),
+    );
+    let ([range], [down]) = (&linear.ranges[..], &down.linears[..]) else {
+        return false;
+    };
+    let (Input::Static(out), Some((map, _))) = (&down.input, down.static_buffers) else {
+        return false;
+    };
+    if !out.has_runs_of(tiles) {
+        return false;
+    }
+    let in_words = padded(linear.in_features) / 4;
+    let params = kernels::norm_input::GateUpParams {
+        in_features: gate_up.in_features,
+        in_words,
+        out_features: range.rows,
+        w_scale_stride: 1,
+        has_bias: u32::from(linear.has_bias),
+        in_flat_features: fused.input.flat_features,
+        in_q_max: fused.input.bits.q_max(),
+        in_inv_scale: 1.0 / fused.input.scale,
+        x_scale: fused.input.scale,
+        eps: fused.eps,
+        flat_features: out.flat_features,
+        q_max: out.bits.q_max(),
+        inv_scale: 1.0 / out.scale,
+    };
+    let kernel = match fused.bits {
+        Bits::Int8 => &kernels::norm_gate_up_i8::KERNEL,
+        Bits::Int4 => &kernels::norm_gate_up_i4::KERNEL,
+    };
+    let grid = Grid::Fixed(kernels::norm_input::gate_up_grid(&params));
+    let bindings = [
+        fused.from,
+        fused.norm,
+        range.w,
+        range.aux,
+        fused.map,
+        map,
+        activations.x_q,
+    ];
+    let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
+    dispatch.constants = fused.constants(gate_up.in_features, in_words);
+    true
 }
 
 /// Makes what `linear` reads, and says where it is. x as `floats` is made when a linear first asks for it.
@@ -261,13 +454,13 @@ fn dispatch(
             let (kernel, grid) = match (bits, few) {
                 (Bits::Int8, true) if by_subgroup => (
                     &kernels::gemv_i8_subgroup::KERNEL,
-                    kernels::gemv_i8_subgroup::grid(&params),
+                    kernels::gemv_i8_subgroup::grid(&params, rows),
                 ),
                 (Bits::Int8, true) => (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params)),
                 (Bits::Int8, false) => (&kernels::gemm_i8::KERNEL, kernels::gemm_i8::grid(&params)),
                 (Bits::Int4, true) if by_subgroup => (
                     &kernels::gemv_i4_subgroup::KERNEL,
-                    kernels::gemv_i4_subgroup::grid(&params),
+                    kernels::gemv_i4_subgroup::grid(&params, rows),
                 ),
                 (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
                 (Bits::Int4, false) => (&kernels::gemm_i4::KERNEL, kernels::gemm_i4::grid(&params)),
@@ -276,6 +469,9 @@ fn dispatch(
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
             if bits == Bits::Int4 && group_size > 0 {
                 dispatch.constants.push(("GROUP_SIZE", group_size));
+            }
+            if few && by_subgroup && rows > 1 {
+                dispatch.constants.push(("ROWS", rows));
             }
         }
     }

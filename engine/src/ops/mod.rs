@@ -7,11 +7,14 @@ mod norm;
 mod producer;
 mod sampling;
 
-pub use attention::{AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, rope};
+pub use attention::{
+    AttentionInput, AttentionShape, KvPools, kv_append, kv_block_words, planned_pages, rope,
+    rotates,
+};
 pub use elementwise::{EmbeddingTable, add_positions, embedding, gather_rows, stored_row};
 use elementwise::{relu, silu_mul};
 pub use linear::{
-    Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, projection,
+    Activations, Input, Linear, Projection, RowRange, StaticInput, WeightFormat, gated, projection,
 };
 use norm::rms_norm;
 pub use norm::{head_norm, layer_norm};
@@ -24,10 +27,10 @@ use crate::plan::Features;
 /// are the same bits.
 pub const GEMV_ROWS: u32 = 8;
 
-/// Operation and the kernels that run it on a device with `features`, for `devices`: few rows / many rows.
+/// Operation and the kernels that run it on a device with `features`, for `devices`: few rows / many rows, or few keys / many.
 pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
     let by_subgroup = features.subgroups;
-    vec![
+    let mut choices = vec![
         ("linear f32", "gemv_f32 / gemm_f32"),
         ("linear f16", "gemv_f16 / gemm_f16"),
         if by_subgroup {
@@ -49,5 +52,18 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
             "attention_decode_f16 / attention_prefill_f16",
         ),
         ("attention i8", "attention_decode_i8 / attention_prefill_i8"),
-    ]
+        (
+            "rope and attention f16, decode step",
+            "rope_attention_f16 / rope_attention_f16_split",
+        ),
+    ];
+    if by_subgroup {
+        choices.extend([
+            ("norm and linear int8, one static row", "norm_gemv_i8"),
+            ("norm and linear int4, one static row", "norm_gemv_i4"),
+            ("norm, gate and up int8, one static row", "norm_gate_up_i8"),
+            ("norm, gate and up int4, one static row", "norm_gate_up_i4"),
+        ]);
+    }
+    choices
 }

@@ -31,11 +31,15 @@ pub enum Producer {
     SiluMul { label: String, gate_up: BufferId },
     /// x = `max(from, 0)`, from is [rows, features]. Floats are made in place.
     Relu { label: String, from: BufferId },
+    /// The flat integers of x, which has a static input, are made already.
+    Integers,
     /// x = attention of the rows of `qkv`, features are heads * head_dim.
     Attention {
         label: String,
         shape: AttentionShape,
         input: AttentionInput,
+        /// The table, where attention is to rotate the heads and append the keys itself.
+        rope: Option<BufferId>,
         qkv: BufferId,
         pools: KvPools,
     },
@@ -80,13 +84,16 @@ impl Producer {
                 label,
                 shape,
                 input,
+                rope,
                 qkv,
                 pools,
             } => {
                 let x = plan.shared_scratch("attended", words);
-                attention(plan, label.clone(), *shape, *input, *qkv, *pools, x, rows);
+                let label = label.clone();
+                attention(plan, label, *shape, *input, *rope, *qkv, *pools, x, rows);
                 x
             }
+            Self::Integers => unreachable!("its linear has a static input"),
         }
     }
 
@@ -104,6 +111,7 @@ impl Producer {
         let quantize = flat.params(rows, features);
         match self {
             Self::Floats { .. } => return false,
+            Self::Integers => {}
             Self::RmsNorm {
                 label,
                 from,
@@ -142,6 +150,7 @@ impl Producer {
                 label,
                 shape,
                 input,
+                rope,
                 qkv,
                 pools,
             } => {
@@ -153,6 +162,7 @@ impl Producer {
                     label.clone(),
                     *shape,
                     *input,
+                    *rope,
                     *qkv,
                     *pools,
                     flat,

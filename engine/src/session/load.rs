@@ -2,7 +2,9 @@
 
 use super::{Session, SessionError};
 use crate::Error;
-use crate::checkpoint::{ActivationFormat, Checkpoint, LinearFormat, LoadError, ModelConfig};
+use crate::checkpoint::{
+    ActivationFormat, Checkpoint, FLATTEN_PADDING, LinearFormat, LoadError, ModelConfig,
+};
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
@@ -14,6 +16,7 @@ use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
 use plateau_shaders::linear::integer::MAX_IN_FEATURES;
 use plateau_shaders::pack;
+use plateau_shaders::quantize::flatten_quantize::extra;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -111,6 +114,7 @@ pub fn memory_needed(
         Some(checkpoint),
         options,
         &statics,
+        0,
         DeviceTraits {
             max_buffer_bytes: u64::MAX,
             features: Features::default(),
@@ -131,6 +135,7 @@ pub(super) async fn load(
         Some(checkpoint),
         options,
         &statics,
+        0,
         device,
     )?;
     fill(
@@ -143,20 +148,75 @@ pub(super) async fn load(
     .await
 }
 
+/// What a synthetic model has beyond `--quant`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SyntheticFormat {
+    /// Features of a group of INT4 weights; 0 for none.
+    pub group_size: u32,
+    /// Static inputs, with so many extra channels as shares of the channels: of every linear, and of an MLP's second one. `None` is a scale for
+    /// each token.
+    pub added: Option<[f32; 2]>,
+}
+
 pub(super) async fn synthetic(
     config: &ModelConfig,
     executor: Executor,
     options: &LoadOptions,
+    format: &SyntheticFormat,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
-    let model = declare(
-        config,
-        None,
-        options,
-        &BTreeMap::new(),
-        DeviceTraits::of(&executor),
-    )?;
+    let statics = match (
+        format.added,
+        rounded(options.quant.unwrap_or(Quant::F16)).input,
+    ) {
+        (Some(added), Input::Dynamic(bits)) => synthetic_inputs(config, bits, added),
+        _ => BTreeMap::new(),
+    };
+    let device = DeviceTraits::of(&executor);
+    let model = declare(config, None, options, &statics, format.group_size, device)?;
     fill(model, executor, &WeightSource::Random, options, progress).await
+}
+
+/// Inputs as a recipe would find them for values of about 1: large channels here and there, the extra ones of a tile in whole words.
+fn synthetic_inputs(
+    config: &ModelConfig,
+    bits: Bits,
+    added: [f32; 2],
+) -> BTreeMap<String, StaticInput> {
+    const THRESHOLD: f32 = 4.0;
+    const TILE: u32 = 64;
+    let mut statics = BTreeMap::new();
+    for layer in 0..config.num_hidden_layers {
+        let groups = config.layer(layer).groups.into_iter().enumerate();
+        for (place, group) in groups {
+            // Of q, k, v; o; gate, up; down.
+            let (tile, share) = match place {
+                1 => (config.head_dim, added[0]),
+                3 => (TILE, added[1]),
+                _ => (TILE, added[0]),
+            };
+            let features = group.in_features;
+            let is_large = |j: u32| {
+                let count = |j: u32| (f64::from(j) * f64::from(share)) as u32;
+                count(j + 1) > count(j)
+            };
+            let mut map: Vec<u32> = (0..features).map(|j| 1 + u32::from(is_large(j))).collect();
+            for first in (0..features).step_by(tile as usize) {
+                let channels = first..(first + tile).min(features);
+                map.extend(channels.filter(|&j| is_large(j)).map(|j| extra(j, 1)));
+                map.resize(map.len().next_multiple_of(4), FLATTEN_PADDING);
+            }
+            let input = StaticInput {
+                bits,
+                scale: THRESHOLD / bits.q_max() as f32,
+                flat_features: map.len() as u32,
+                map: map.into(),
+            };
+            let names = group.linears.into_iter().map(|linear| linear.name);
+            statics.extend(names.map(|name| (name, input.clone())));
+        }
+    }
+    statics
 }
 
 /// What of a device decides about buffers and kernels.
@@ -181,6 +241,7 @@ fn declare(
     checkpoint: Option<&Checkpoint>,
     options: &LoadOptions,
     statics: &BTreeMap<String, StaticInput>,
+    group_size: u32,
     device: DeviceTraits,
 ) -> Result<Model, Error> {
     let limit = config.max_position_embeddings;
@@ -218,7 +279,20 @@ fn declare(
         (None, Quant::W8A8 | Quant::W4A8 | Quant::W4A4) | (Some(_), _) => int8,
     };
     let linear = |name: &str| match quantization {
-        None => rounded(quant),
+        None => {
+            let mut spec = rounded(quant);
+            if let WeightFormat::Int {
+                bits: Bits::Int4,
+                group_size: size,
+            } = &mut spec.format
+            {
+                *size = group_size;
+            }
+            if let Some(input) = statics.get(name) {
+                spec.input = Input::Static(input.clone());
+            }
+            spec
+        }
         Some(quantization) => {
             LinearSpec::stored(quantization.format(name), statics.get(name).cloned())
         }

@@ -3,15 +3,16 @@
 mod load;
 mod prefix;
 
-pub use load::{LoadOptions, LoadProgress, MemoryNeeded, memory_needed};
+pub use load::{LoadOptions, LoadProgress, MemoryNeeded, SyntheticFormat, memory_needed};
 
 use crate::Error;
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::exec::{Executor, PlanId, Readback};
-use crate::model::{Model, Pages, StepShape};
+use crate::model::{Model, Pages, StepShape, planned_pages};
 use crate::ops::Sampling;
 use crate::plan::BufferId;
 use crate::sampler::{REPEAT_WINDOW, SamplerConfig};
+use plateau_shaders::PAGE_SIZE;
 use plateau_shaders::attention::{max_tiles, tiles};
 use prefix::{Pass, Prefix};
 use std::collections::VecDeque;
@@ -140,9 +141,10 @@ impl Session {
         config: &ModelConfig,
         executor: Executor,
         options: &LoadOptions,
+        format: &SyntheticFormat,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, Error> {
-        load::synthetic(config, executor, options, progress).await
+        load::synthetic(config, executor, options, format, progress).await
     }
 
     fn new(model: Model, executor: Executor, memory: MemoryNeeded) -> Self {
@@ -499,8 +501,10 @@ impl Session {
         }
         let count = rows.len() as u32;
         let sampling = sampling(sampler);
+        let longest = rows.iter().map(|row| row.position).max().unwrap_or(0);
         self.plan(StepShape::Decode {
             rows: count,
+            pages: planned_pages(pages_of(longest as usize + 1)),
             sampling,
         })
         .await?;
@@ -600,7 +604,14 @@ impl Session {
         }
         let rows = prompts.len() as u32;
         if rows > 0 {
-            self.plan(StepShape::Decode { rows, sampling }).await?;
+            let pages = prompts.iter().map(|prompt| pages_of(prompt.len()));
+            let pages = planned_pages(pages.max().unwrap_or(1));
+            let shape = StepShape::Decode {
+                rows,
+                pages,
+                sampling,
+            };
+            self.plan(shape).await?;
         }
         Ok(())
     }
@@ -679,12 +690,7 @@ impl Session {
             0,
             bytemuck::cast_slice(&row_info),
         )?;
-        let (plan, _) = self
-            .plan(StepShape::Decode {
-                rows: active.len() as u32,
-                sampling,
-            })
-            .await?;
+        let longest = active.iter().map(|a| a.position).max().unwrap_or(0) as usize;
         let in_flight = match self.executor {
             Executor::Cpu(_) => 1,
             Executor::Gpu(_) => STEPS_IN_FLIGHT,
@@ -708,6 +714,12 @@ impl Session {
                 {
                     self.reserve(sequence, position + submitted as u32 + 1)?;
                 }
+                let shape = StepShape::Decode {
+                    rows: active.len() as u32,
+                    pages: planned_pages(pages_of(longest + submitted + 1)),
+                    sampling,
+                };
+                let (plan, _) = self.plan(shape).await?;
                 let chosen = self.model.decode.chosen;
                 pending.push_back(self.executor.run_and_read(
                     plan,
@@ -749,6 +761,11 @@ impl Session {
         }
         Ok(finished)
     }
+}
+
+/// Pages of a sequence of so many tokens.
+fn pages_of(tokens: usize) -> u32 {
+    (tokens as u32).div_ceil(PAGE_SIZE)
 }
 
 fn prompt_rows(sequence: u32, first: usize, ids: &[u32]) -> Vec<Row> {

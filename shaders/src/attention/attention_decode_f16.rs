@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = decode::<F16>(
         include_str!("pools_f16.wgsl"),
         include_str!("attention_decode.wgsl"),
         include_str!("output_float.wgsl"),
+        include_str!("params.wgsl"),
         include_str!("attention_decode_f16.wgsl"),
     ],
 );

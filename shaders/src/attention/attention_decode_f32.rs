@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = decode::<F32>(
         include_str!("pools_f32.wgsl"),
         include_str!("attention_decode.wgsl"),
         include_str!("output_float.wgsl"),
+        include_str!("params.wgsl"),
         include_str!("attention_decode_f32.wgsl"),
     ],
 );

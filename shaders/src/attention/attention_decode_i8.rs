@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = decode::<I8>(
         include_str!("pools_i8.wgsl"),
         include_str!("attention_decode.wgsl"),
         include_str!("output_float.wgsl"),
+        include_str!("params.wgsl"),
         include_str!("attention_decode_i8.wgsl"),
     ],
 );

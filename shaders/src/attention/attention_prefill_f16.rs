@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = prefill::<F16>(
         include_str!("pools_f16.wgsl"),
         include_str!("attention_prefill.wgsl"),
         include_str!("output_float.wgsl"),
+        include_str!("params.wgsl"),
         include_str!("attention_prefill_f16.wgsl"),
     ],
 );

@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = prefill::<I8>(
         include_str!("pools_i8.wgsl"),
         include_str!("attention_prefill.wgsl"),
         include_str!("output_float.wgsl"),
+        include_str!("params.wgsl"),
         include_str!("attention_prefill_i8.wgsl"),
     ],
 );

@@ -8,6 +8,7 @@ pub const KERNEL: Kernel = kernel::<F16>(
     "kv_append_f16",
     &[
         include_str!("kv_append.wgsl"),
+        include_str!("half_bits.wgsl"),
         include_str!("kv_append_f16.wgsl"),
     ],
 );

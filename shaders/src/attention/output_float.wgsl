@@ -2,20 +2,6 @@
 //
 // A kernel binds y, and defines `attended`: feature d of the output of the workgroup's head, for row r of its rows.
 
-struct Params {
-  // Rows of a decode, tiles of a prefill.
-  count: u32,
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
-  stride: u32,
-  table_stride: u32,
-  window: u32,
-  scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-
 // How many values of a row the head writes.
 fn outputs_of(head: u32) -> u32 {
   return params.head_dim;

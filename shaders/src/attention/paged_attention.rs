@@ -6,7 +6,7 @@ use crate::quantize::flatten_quantize;
 use crate::{PAGE_SIZE, pack};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// The parameters of attention_decode_* and attention_prefill_*.
 #[repr(C)]
@@ -163,12 +163,12 @@ pub(super) const fn prefill_flat<F: KvFormat>(
 }
 
 /// The bindings 1 to 5, which all of them have.
-struct Inputs<'a> {
-    row_info: &'a [[u32; 2]],
-    block_table: &'a [u32],
-    qkv: &'a [f32],
-    k_pool: &'a [u32],
-    v_pool: &'a [u32],
+pub(super) struct Inputs<'a> {
+    pub row_info: &'a [[u32; 2]],
+    pub block_table: &'a [u32],
+    pub qkv: &'a [f32],
+    pub k_pool: &'a [u32],
+    pub v_pool: &'a [u32],
 }
 
 impl<'a> Inputs<'a> {
@@ -189,14 +189,19 @@ fn rows_of_tiles(tiles: &[[u32; 2]], params: &Params) -> impl Iterator<Item = Ra
 }
 
 /// Attention of some of the rows, to their place in y [rows, heads * head_dim].
-fn float<F: KvFormat>(params: &Params, rows: Range<u32>, inputs: &Inputs<'_>, y: &mut [f32]) {
+pub(super) fn float<F: KvFormat>(
+    params: &Params,
+    rows: Range<u32>,
+    inputs: &Inputs<'_>,
+    y: &mut [f32],
+) {
     let first = (rows.start * params.heads * params.head_dim) as usize;
     let attended = attend::<F>(params, rows, inputs);
     y[first..][..attended.len()].copy_from_slice(&attended);
 }
 
 /// As [`float`], then `flatten_quantize`: to their place in x_q [rows, padded(flat_features) / 4].
-fn flat<F: KvFormat>(
+pub(super) fn flat<F: KvFormat>(
     params: &FlatParams,
     rows: Range<u32>,
     inputs: &Inputs<'_>,
@@ -219,55 +224,75 @@ fn flat<F: KvFormat>(
 /// The definition of attention, for some of the rows: a softmax over all visible keys at once, in f64.
 fn attend<F: KvFormat>(params: &Params, rows: Range<u32>, inputs: &Inputs<'_>) -> Vec<f32> {
     let (heads, head_dim) = (params.heads as usize, params.head_dim as usize);
-    let block_words = F::block_words(head_dim);
     let start = rows.start as usize * heads;
     let mut y = vec![0f32; rows.len() * heads * head_dim];
     let of_head = |(i, y): (usize, &mut [f32])| {
         let (row, head) = ((start + i) / heads, (start + i) % heads);
-        let kv_head = head / (heads / params.kv_heads as usize);
-        let [sequence, position] = inputs.row_info[row];
-        let q = &inputs.qkv[row * params.stride as usize + head * head_dim..][..head_dim];
-        let first = if params.window == 0 {
-            0
-        } else {
-            (position + 1).saturating_sub(params.window)
-        };
-        let read = |pool: &[u32], key: u32, features: &mut [f64]| {
-            let page = sequence * params.table_stride + key / PAGE_SIZE;
-            let page = inputs.block_table[page as usize] as usize;
-            let block = (page * params.kv_heads as usize + kv_head) * block_words;
-            let key = (key % PAGE_SIZE) as usize;
-            F::read(&pool[block..][..block_words], key, features);
-        };
-        let mut features = vec![0f64; head_dim];
-        let scores: Vec<f64> = (first..=position)
-            .map(|key| {
-                read(inputs.k_pool, key, &mut features);
-                let dot: f64 = q
-                    .iter()
-                    .zip(&features)
-                    .map(|(&q, k)| f64::from(q) * k)
-                    .sum();
-                f64::from(params.scale) * dot
-            })
-            .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut sum = 0.0;
-        let mut o = vec![0f64; head_dim];
-        for (key, score) in (first..=position).zip(scores) {
-            let p = libm::exp(score - max);
-            sum += p;
-            read(inputs.v_pool, key, &mut features);
-            for (o, v) in o.iter_mut().zip(&features) {
-                *o += p * v;
-            }
-        }
+        let (first, position) = visible(params, inputs.row_info[row]);
+        let (_, sum, o) = partial::<F>(params, inputs, row, head, first..=position);
         for (y, o) in y.iter_mut().zip(o) {
             *y = (o / sum) as f32;
         }
     };
     y.par_chunks_mut(head_dim).enumerate().for_each(of_head);
     y
+}
+
+/// The first and the last key that a row sees.
+pub(super) fn visible(params: &Params, [_, position]: [u32; 2]) -> (u32, u32) {
+    let first = if params.window == 0 {
+        0
+    } else {
+        (position + 1).saturating_sub(params.window)
+    };
+    (first, position)
+}
+
+/// The largest score of some keys, the sum of their weights against it, and that of their weighted values.
+pub(super) fn partial<F: KvFormat>(
+    params: &Params,
+    inputs: &Inputs<'_>,
+    row: usize,
+    head: usize,
+    keys: RangeInclusive<u32>,
+) -> (f64, f64, Vec<f64>) {
+    let (heads, head_dim) = (params.heads as usize, params.head_dim as usize);
+    let block_words = F::block_words(head_dim);
+    let kv_head = head / (heads / params.kv_heads as usize);
+    let [sequence, _] = inputs.row_info[row];
+    let q = &inputs.qkv[row * params.stride as usize + head * head_dim..][..head_dim];
+    let read = |pool: &[u32], key: u32, features: &mut [f64]| {
+        let page = sequence * params.table_stride + key / PAGE_SIZE;
+        let page = inputs.block_table[page as usize] as usize;
+        let block = (page * params.kv_heads as usize + kv_head) * block_words;
+        let key = (key % PAGE_SIZE) as usize;
+        F::read(&pool[block..][..block_words], key, features);
+    };
+    let mut features = vec![0f64; head_dim];
+    let scores: Vec<f64> = keys
+        .clone()
+        .map(|key| {
+            read(inputs.k_pool, key, &mut features);
+            let dot: f64 = q
+                .iter()
+                .zip(&features)
+                .map(|(&q, k)| f64::from(q) * k)
+                .sum();
+            f64::from(params.scale) * dot
+        })
+        .collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    let mut o = vec![0f64; head_dim];
+    for (key, score) in keys.zip(scores) {
+        let p = libm::exp(score - max);
+        sum += p;
+        read(inputs.v_pool, key, &mut features);
+        for (o, v) in o.iter_mut().zip(&features) {
+            *o += p * v;
+        }
+    }
+    (max, sum, o)
 }
 
 /// The tiles of attention_prefill_* for these rows: as long as rows follow each other in one sequence, eight to a tile.

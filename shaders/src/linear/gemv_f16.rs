@@ -9,7 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_f16",
     source: &[
         include_str!("float_linear.wgsl"),
-        include_str!("weights_f16.wgsl"),
+        include_str!("gemv_steps_f16.wgsl"),
         include_str!("gemv.wgsl"),
         include_str!("gemv_f16.wgsl"),
     ],

@@ -8,7 +8,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_f32",
     source: &[
         include_str!("float_linear.wgsl"),
-        include_str!("weights_f32.wgsl"),
+        include_str!("gemv_steps_f32.wgsl"),
         include_str!("gemv.wgsl"),
         include_str!("gemv_f32.wgsl"),
     ],

@@ -1,4 +1,4 @@
-// The float linear of gemv.wgsl with weights of weights_f32.wgsl. Contract: float_linear.wgsl.
+// The float linear of gemv.wgsl with weights of gemv_steps_f32.wgsl. Contract: float_linear.wgsl.
 
 @compute @workgroup_size(256)
 fn gemv_f32(

@@ -1,7 +1,6 @@
 //! INT4 linear, few rows, on adapters with subgroups. Shapes and formula: gemv_i4.wgsl.
 
-use crate::kernel::{Call, Kernel};
-pub use crate::linear::gemv_i4::grid;
+use crate::kernel::{Call, Kernel, div_ceil};
 use crate::linear::integer;
 pub use crate::linear::integer::Params;
 
@@ -9,7 +8,8 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_i4_subgroup",
     source: &[
         include_str!("gemv_i4_subgroup.wgsl"),
-        include_str!("gemv_weights_i4.wgsl"),
+        include_str!("gemv_steps_i4.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
         include_str!("unpack_i4.wgsl"),
         include_str!("epilogue_int.wgsl"),
@@ -19,6 +19,20 @@ pub const KERNEL: Kernel = Kernel {
     subgroups: true,
     run,
 };
+
+const OUTPUTS: u32 = 16;
+
+/// The most rows of a workgroup: values of the override `ROWS`.
+pub const MOST_ROWS: u32 = 8;
+
+/// Workgroups in x, y, z, with `rows` rows in each.
+pub fn grid(params: &Params, rows: u32) -> [u32; 3] {
+    [
+        div_ceil(params.out_features, OUTPUTS),
+        div_ceil(params.rows, rows),
+        1,
+    ]
+}
 
 fn run(call: &mut Call<'_>) {
     integer::run(call, integer::Weights::Int4);

@@ -1,6 +1,6 @@
 // gemv_i4.wgsl, which has the formula and the shapes, with sums over subgroups: gemv_int_subgroup.wgsl.
 //
-// grid: (ceil(out_features / 8), rows, 1), one workgroup per 8 outputs of a row.
+// grid: (ceil(out_features / 16), ceil(rows / ROWS), 1), one workgroup per 16 outputs of ROWS rows.
 
 @compute @workgroup_size(WORKGROUP)
 fn gemv_i4_subgroup(
@@ -10,5 +10,5 @@ fn gemv_i4_subgroup(
   @builtin(subgroup_size) lanes: u32,
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
-  gemv_outputs_by_subgroup(group.y, group.x * OUTPUTS, Place(num_subgroups, subgroup, lanes, lane));
+  gemv_outputs_by_subgroup(group.y * ROWS, group.x * OUTPUTS, Place(num_subgroups, subgroup, lanes, lane));
 }

@@ -1,7 +1,7 @@
 //! INT8 linear, few rows, on adapters with subgroups. Shapes and formula: gemv_i8.wgsl.
 
 use crate::kernel::{Call, Kernel};
-pub use crate::linear::gemv_i8::grid;
+pub use crate::linear::gemv_i4_subgroup::{MOST_ROWS, grid};
 use crate::linear::integer;
 pub use crate::linear::integer::Params;
 
@@ -9,7 +9,8 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemv_i8_subgroup",
     source: &[
         include_str!("gemv_i8_subgroup.wgsl"),
-        include_str!("gemv_weights_i8.wgsl"),
+        include_str!("gemv_steps_i8.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],

@@ -12,3 +12,8 @@ pub mod gemv_i4_subgroup;
 pub mod gemv_i8;
 pub mod gemv_i8_subgroup;
 pub mod integer;
+pub mod norm_gate_up_i4;
+pub mod norm_gate_up_i8;
+pub mod norm_gemv_i4;
+pub mod norm_gemv_i8;
+pub mod norm_input;

@@ -6,15 +6,17 @@ use crate::tolerance::{FLOAT_ATTENTION, FLOAT_FEW_ULP};
 use plateau_shaders::attention::{
     F16, F32, I8, KvFormat, TILE, attention_decode_f16, attention_decode_f16_flat,
     attention_decode_f32, attention_decode_f32_flat, attention_decode_i8, attention_decode_i8_flat,
-    attention_prefill_f16, attention_prefill_f16_flat, attention_prefill_f32,
-    attention_prefill_f32_flat, attention_prefill_i8, attention_prefill_i8_flat, kv_append,
-    kv_append_f16, kv_append_f32, kv_append_i8, map_with_runs, paged_attention, rope,
+    attention_merge, attention_merge_flat, attention_prefill_f16, attention_prefill_f16_flat,
+    attention_prefill_f32, attention_prefill_f32_flat, attention_prefill_i8,
+    attention_prefill_i8_flat, kv_append, kv_append_f16, kv_append_f32, kv_append_i8,
+    map_with_runs, paged_attention, rope, rope_attention, rope_attention_f16,
+    rope_attention_f16_flat, rope_attention_f16_split,
 };
 use plateau_shaders::quantize::flatten_quantize::{self, extra};
 use plateau_shaders::{Kernel, PAGE_SIZE, div_ceil, pack};
 
 pub fn cases() -> Vec<Case> {
-    [rotations(), appends(), attention(), flat()].concat()
+    [rotations(), appends(), attention(), flat(), fused()].concat()
 }
 
 /// The kernels over pools of one type, and how such a pool is filled.
@@ -461,7 +463,8 @@ impl Problem {
             .skip(1)
             .step_by(2)
         {
-            row.iter_mut().for_each(|q| *q *= 20.0);
+            let queries = &mut row[..self.features() as usize];
+            queries.iter_mut().for_each(|q| *q *= 20.0);
         }
         if values == Values::Exact {
             qkv.fill(0.0);
@@ -823,4 +826,253 @@ pub struct FlatInTwo {
     pub fused: Case,
     pub attention: Case,
     pub flat: Flat,
+}
+
+/// Problems of the rope_attention_* kernels: rows of one sequence each, heads of whole vec4s of halves.
+const FUSED: &[Problem] = &[
+    DECODES[0],
+    DECODES[2],
+    DECODES[3],
+    // Every place of the new key that matters, in one page and in two.
+    Problem {
+        sequences: &[(0, 1), (1, 1), (63, 1), (64, 1), (65, 1), (127, 1)],
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 24,
+        window: 0,
+    },
+    // More than one round of four pages, whole and not; a window that opens inside a page.
+    Problem {
+        sequences: &[(255, 1), (256, 1), (700, 1)],
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 64,
+        window: 0,
+    },
+    Problem {
+        sequences: &[(600, 1), (3, 1)],
+        heads: 3,
+        kv_heads: 3,
+        head_dim: 32,
+        window: 300,
+    },
+    // More slots than a workgroup of the merge has invocations.
+    Problem {
+        sequences: &[(64 * 131 + 5, 1)],
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        window: 0,
+    },
+];
+
+/// Turns by some quarters: they change no bit but signs, so what is rounded to halves is the twin's.
+fn quarter_turns(positions: u32, half: u32) -> Vec<[f32; 2]> {
+    let turns = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
+    (0..positions * half)
+        .map(|i| turns[((i / half + i % half) % 4) as usize])
+        .collect()
+}
+
+/// Any angles.
+fn turns(positions: u32, half: u32) -> Vec<[f32; 2]> {
+    (0..positions * half)
+        .map(|i| f64::from(i / half) * 100f64.powf(-f64::from(i % half) / f64::from(half)))
+        .map(|angle| [angle.cos() as f32, angle.sin() as f32])
+        .collect()
+}
+
+fn fused() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for problem in FUSED {
+        let table = quarter_turns(problem.positions(), problem.head_dim / 2);
+        let inputs = problem.inputs(&POOL_TYPES[1], Values::Random);
+        let flat = problem.as_flat();
+        cases.push(problem.rope_attention(&inputs, &table));
+        cases.push(flat.rope_attention(&inputs, &table));
+        cases.push(problem.split(&inputs, &table));
+        let partials = problem.random_partials();
+        cases.push(problem.merge(&inputs.row_info, &partials));
+        cases.push(flat.merge(&inputs.row_info, &partials));
+    }
+    cases
+}
+
+impl Problem {
+    fn positions(&self) -> u32 {
+        self.pages_per_sequence() * PAGE_SIZE
+    }
+
+    fn as_flat(&self) -> Flat {
+        Flat {
+            problem: *self,
+            values: Values::Random,
+            parts: Parts::Repeated,
+            q_max: 127,
+        }
+    }
+
+    /// Pages that the partials have room for.
+    fn slots(&self) -> u32 {
+        self.pages_per_sequence()
+            .next_multiple_of(rope_attention::SPLIT_PAGES)
+    }
+
+    fn rotated(&self, case: Case, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+        case.input(&inputs.row_info)
+            .input(&inputs.block_table)
+            .input(&inputs.qkv)
+            .input(table)
+            .output(&inputs.k_pool, Check::Exact)
+            .output(&inputs.v_pool, Check::Exact)
+    }
+
+    fn rope_attention(&self, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+        let params = self.params(self.rows());
+        let grid = paged_attention::grid(&params);
+        let case = Case::new(&rope_attention_f16::KERNEL, self.name(), params, grid);
+        self.rotated(case, inputs, table)
+            .output(&self.y(), Check::Close(FLOAT_ATTENTION))
+    }
+
+    fn split(&self, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+        let params = self.params(self.rows());
+        let grid = rope_attention::split_grid(&params, self.slots());
+        let case = Case::new(&rope_attention_f16_split::KERNEL, self.name(), params, grid);
+        self.rotated(case, inputs, table).output(
+            &vec![0f32; self.partial_words()],
+            Check::Close(FLOAT_ATTENTION),
+        )
+    }
+
+    fn partial_words(&self) -> usize {
+        let (heads, head_dim) = (self.heads, self.head_dim);
+        rope_attention::partial_words(self.rows(), heads, head_dim, self.slots()) as usize
+    }
+
+    /// Maxima that rise and fall, sums of 1 to 64 weights; of the slots that a row has not, NaN.
+    fn random_partials(&self) -> Vec<f32> {
+        let mut rng = Rng::new(u64::from(self.head_dim) * 7 + u64::from(self.rows()));
+        let of_slot = self.head_dim as usize + 2;
+        let mut partials = rng.floats(self.partial_words(), 8.0);
+        for slot in partials.chunks_exact_mut(of_slot) {
+            slot[1] = 1.0 + rng.unit().abs() * 63.0;
+        }
+        let of_row = self.slots() as usize * of_slot * self.heads as usize;
+        for (row, partials) in self.sequences.iter().zip(partials.chunks_exact_mut(of_row)) {
+            let position = row.0;
+            let first = match self.window {
+                0 => 0,
+                window => (position + 1).saturating_sub(window),
+            };
+            let used = (position / PAGE_SIZE - first / PAGE_SIZE + 1) as usize;
+            for head in partials.chunks_exact_mut(self.slots() as usize * of_slot) {
+                head[used * of_slot..].fill(f32::NAN);
+            }
+        }
+        partials
+    }
+
+    fn merge(&self, row_info: &[[u32; 2]], partials: &[f32]) -> Case {
+        let params = self.params(self.rows());
+        let grid = paged_attention::grid(&params);
+        Case::new(&attention_merge::KERNEL, self.name(), params, grid)
+            .input(row_info)
+            .input(partials)
+            .output(&self.y(), Check::Close(FLOAT_ATTENTION))
+    }
+}
+
+impl Flat {
+    fn rope_attention(&self, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+        let params = self.params(self.problem.rows());
+        let grid = paged_attention::grid(&params.attention);
+        let case = Case::new(&rope_attention_f16_flat::KERNEL, self.name(), params, grid);
+        self.with_integers(self.problem.rotated(case, inputs, table))
+    }
+
+    fn merge(&self, row_info: &[[u32; 2]], partials: &[f32]) -> Case {
+        let params = self.params(self.problem.rows());
+        let grid = paged_attention::grid(&params.attention);
+        let case = Case::new(&attention_merge_flat::KERNEL, self.name(), params, grid)
+            .input(row_info)
+            .input(partials);
+        self.with_integers(case)
+    }
+}
+
+/// One attention in several ways, each the dispatches that follow each other; the last output of the last is attention's.
+pub struct Ways {
+    pub name: String,
+    /// rope, kv_append and attention_decode.
+    pub apart: [Case; 3],
+    pub whole: Case,
+    /// rope_attention_f16_split, then attention_merge.
+    pub split: [Case; 2],
+}
+
+/// Attention of rotated heads over pools that the dispatch itself appends to, for equality of bits on one device.
+pub fn ways() -> Vec<Ways> {
+    let pool = &POOL_TYPES[1];
+    let way = |problem: &Problem| {
+        let table = turns(problem.positions(), problem.head_dim / 2);
+        let inputs = problem.inputs(pool, Values::Random);
+        let params = problem.params(problem.rows());
+        let rotation = rope::Params {
+            rows: params.count,
+            num_heads: params.heads + params.kv_heads,
+            head_dim: params.head_dim,
+            stride: params.stride,
+        };
+        let append = kv_append::Params {
+            rows: params.count,
+            kv_heads: params.kv_heads,
+            head_dim: params.head_dim,
+            stride: params.stride,
+            k_offset: params.heads * params.head_dim,
+            v_offset: (params.heads + params.kv_heads) * params.head_dim,
+            table_stride: params.table_stride,
+        };
+        let close = Check::Close(FLOAT_ATTENTION);
+        Ways {
+            name: problem.name(),
+            apart: [
+                Case::new(
+                    &rope::KERNEL,
+                    problem.name(),
+                    rotation,
+                    rope::grid(&rotation),
+                )
+                .input(&inputs.row_info)
+                .input(&table)
+                .output(&inputs.qkv, Check::Close(FLOAT_FEW_ULP)),
+                Case::new(
+                    pool.append,
+                    problem.name(),
+                    append,
+                    kv_append::grid(&append),
+                )
+                .input(&inputs.row_info)
+                .input(&inputs.block_table)
+                .input(&inputs.qkv)
+                .output(&inputs.k_pool, Check::Exact)
+                .output(&inputs.v_pool, Check::Exact),
+                problem.decode(pool),
+            ],
+            whole: problem.rope_attention(&inputs, &table),
+            split: [
+                problem.split(&inputs, &table),
+                Case::new(
+                    &attention_merge::KERNEL,
+                    problem.name(),
+                    params,
+                    paged_attention::grid(&params),
+                )
+                .input(&inputs.row_info)
+                .input(&vec![0f32; problem.partial_words()])
+                .output(&problem.y(), close),
+            ],
+        }
+    };
+    FUSED.iter().map(way).collect()
 }

@@ -1,14 +1,18 @@
 //! Cases of the integer linears. Every shape runs twice: once for the accumulators, which must be equal, and once for what
 //! the epilogue makes of them.
 
-use crate::case::{Case, Check};
+use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
+use plateau_shaders::attention::map_with_runs;
 use plateau_shaders::linear::integer::Params;
 use plateau_shaders::linear::{
-    gemm_i4, gemm_i8, gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup,
+    gemm_i4, gemm_i8, gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4,
+    norm_gate_up_i8, norm_gemv_i4, norm_gemv_i8, norm_input,
 };
+use plateau_shaders::quantize::flatten_quantize::extra;
 use plateau_shaders::{Kernel, pack};
+use std::sync::Arc;
 
 /// What the integers are like.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +188,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, raw));
             cases.push(case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, raw));
             let kernel = &gemv_i8_subgroup::KERNEL;
-            cases.push(case(kernel, gemv_i8_subgroup::grid, 127, linear, raw));
+            cases.extend(by_subgroup(kernel, 127, linear, raw));
         }
     }
     for linear in [linears(), grouped()].concat() {
@@ -192,8 +196,252 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, raw));
             cases.push(case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, raw));
             let kernel = &gemv_i4_subgroup::KERNEL;
-            cases.push(case(kernel, gemv_i4_subgroup::grid, 7, linear, raw));
+            cases.extend(by_subgroup(kernel, 7, linear, raw));
         }
+    }
+    cases.extend(fused());
+    cases
+}
+
+/// Each row for itself, and as many as there are, up to eight, in a workgroup.
+fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -> Vec<Case> {
+    let together = linear.rows.min(gemv_i4_subgroup::MOST_ROWS);
+    let with_rows = |rows: u32| {
+        let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
+        let params = bytemuck::pod_read_unaligned(&case.params);
+        case.grid = gemv_i4_subgroup::grid(&params, rows);
+        if rows > 1 {
+            case.name += &format!(" ROWS={rows}");
+            case = case.constant("ROWS", rows);
+        }
+        case
+    };
+    let mut rows = vec![1, together];
+    rows.dedup();
+    rows.into_iter().map(with_rows).collect()
+}
+
+/// A map in which one channel in five has two to five parts, each tile's in whole words.
+fn tiled_map(features: u32, tile: u32) -> Vec<u32> {
+    let parts_of = |j: u32| if j % 5 == 3 { 2 + j / 5 % 4 } else { 1 };
+    let mut map: Vec<u32> = (0..features).map(parts_of).collect();
+    for first in (0..features).step_by(tile as usize) {
+        for j in first..(first + tile).min(features) {
+            map.extend((1..parts_of(j)).map(|part| extra(j, part)));
+        }
+        map.resize(map.len().next_multiple_of(4), extra(0, 255));
+    }
+    map
+}
+
+/// A norm, flat integers and a linear of one row.
+struct Fused {
+    in_features: u32,
+    /// Whether channels have extra parts.
+    flat: bool,
+    /// Of norm_gemv; norm_gate_up has whole tiles.
+    out_features: u32,
+    q_max: u32,
+    group_size: u32,
+    bias: bool,
+    w_per_tensor: bool,
+    span: u32,
+}
+
+const FUSED: &[Fused] = &[
+    Fused {
+        in_features: 16,
+        flat: false,
+        out_features: 1,
+        q_max: 127,
+        group_size: 0,
+        bias: false,
+        w_per_tensor: false,
+        span: 64,
+    },
+    Fused {
+        in_features: 272,
+        flat: true,
+        out_features: 67,
+        q_max: 127,
+        group_size: 32,
+        bias: true,
+        w_per_tensor: false,
+        span: 128,
+    },
+    Fused {
+        in_features: 4112,
+        flat: true,
+        out_features: 100,
+        q_max: 7,
+        group_size: 64,
+        bias: false,
+        w_per_tensor: true,
+        span: 64,
+    },
+    Fused {
+        in_features: 1056,
+        flat: false,
+        out_features: 33,
+        q_max: 127,
+        group_size: 0,
+        bias: true,
+        w_per_tensor: true,
+        span: 64,
+    },
+];
+
+impl Fused {
+    fn name(&self) -> String {
+        let Self {
+            in_features,
+            flat,
+            out_features,
+            q_max,
+            group_size,
+            bias,
+            w_per_tensor,
+            span,
+        } = self;
+        format!(
+            "in={in_features} flat={flat} out={out_features} q_max={q_max} group={group_size} bias={bias} \
+             w_per_tensor={w_per_tensor} span={span}"
+        )
+    }
+
+    /// `with_inputs` for outputs of `case`, with the inputs of the kernels' first five bindings.
+    fn case<P: bytemuck::Pod>(
+        &self,
+        kernel: &'static Kernel,
+        w_max: i32,
+        out_features: u32,
+        params: impl FnOnce(Inputs) -> (P, [u32; 3]),
+    ) -> Case {
+        let mut rng = Rng::new(u64::from(self.in_features) * 1000 + u64::from(out_features));
+        let features = self.in_features as usize;
+        // Whole numbers, and a scale for which the normed ones are whole steps: no rounding is near a tie.
+        let whole = |v: i32| v as f32;
+        let mut x: Vec<f32> = rng.integers(features, 40).into_iter().map(whole).collect();
+        x.iter_mut().step_by(7).for_each(|x| *x *= 9.0);
+        let weight: Vec<f32> = (0..features).map(|i| 1.0 + (i % 3) as f32).collect();
+        let mean_sq = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / features as f64;
+        let map = match self.flat {
+            true => tiled_map(self.in_features, 64),
+            false => vec![1; features],
+        };
+        let in_words = pack::i8_row_words(map.len()) as u32;
+        let inputs = Inputs {
+            in_words,
+            in_flat_features: map.len() as u32,
+            in_inv_scale: mean_sq.sqrt() as f32,
+        };
+        let pack = if w_max == 127 {
+            pack::pack_i8
+        } else {
+            pack::pack_i4
+        };
+        let (rows, columns) = (out_features, map.len() as u32);
+        let w = integers(&mut rng, rows, columns, w_max, 1, Values::Uniform, pack);
+        let scales = if self.w_per_tensor { 1 } else { out_features };
+        let mut aux: Vec<u32> = (0..scales)
+            .map(|_| (0.001 * (1.5 + rng.unit())).to_bits())
+            .collect();
+        if self.bias {
+            let bias = rng.floats(out_features as usize, 0.5);
+            aux.extend(bias.iter().map(|bias| bias.to_bits()));
+        }
+        let group_size = if w_max == 127 { 0 } else { self.group_size };
+        let groups = pack::num_groups(map.len(), group_size as usize);
+        for _ in 0..out_features {
+            let multipliers = (0..groups).map(|_| 1 + rng.below(pack::MULTIPLIER_MAX));
+            aux.extend(pack::pack_multipliers(&multipliers.collect::<Vec<_>>()));
+        }
+        let (params, grid) = params(inputs);
+        let mut case = Case::new(kernel, self.name(), params, grid)
+            .input(&x)
+            .input(&weight)
+            .input(&w)
+            .input(&aux)
+            .input(&map);
+        for (name, value) in norm_input::constants(self.in_features, in_words) {
+            case = case.constant(name, value);
+        }
+        if group_size > 0 {
+            case = case.constant("GROUP_SIZE", group_size);
+        }
+        case
+    }
+
+    fn gemv(&self, kernel: &'static Kernel, w_max: i32) -> Case {
+        let first_out = 3;
+        let case = self.case(kernel, w_max, self.out_features, |inputs| {
+            let params = norm_input::GemvParams {
+                in_features: self.in_features,
+                in_words: inputs.in_words,
+                out_features: self.out_features,
+                first_out,
+                w_scale_stride: u32::from(!self.w_per_tensor),
+                has_bias: u32::from(self.bias),
+                in_flat_features: inputs.in_flat_features,
+                in_q_max: self.q_max,
+                in_inv_scale: inputs.in_inv_scale,
+                x_scale: 0.01,
+                eps: 1e-6,
+                span: self.span,
+            };
+            (params, norm_input::gemv_grid(&params))
+        });
+        let y = vec![1f32; (first_out + self.out_features) as usize];
+        case.output(&y, Check::Close(FLOAT_INT_EPILOGUE))
+    }
+
+    fn gate_up(&self, kernel: &'static Kernel, w_max: i32) -> Case {
+        let features = self.out_features.next_multiple_of(norm_input::TILE);
+        let map = tiled_map(features, norm_input::TILE);
+        let case = self.case(kernel, w_max, 2 * features, |inputs| {
+            let params = norm_input::GateUpParams {
+                in_features: self.in_features,
+                in_words: inputs.in_words,
+                out_features: 2 * features,
+                w_scale_stride: u32::from(!self.w_per_tensor),
+                has_bias: u32::from(self.bias),
+                in_flat_features: inputs.in_flat_features,
+                in_q_max: self.q_max,
+                in_inv_scale: inputs.in_inv_scale,
+                x_scale: 0.01,
+                eps: 1e-6,
+                flat_features: map.len() as u32,
+                q_max: self.q_max,
+                inv_scale: self.q_max as f32 / 2.0,
+            };
+            (params, norm_input::gate_up_grid(&params))
+        });
+        let runs = map_with_runs(&map, features / norm_input::TILE, norm_input::TILE);
+        let x_q = vec![u32::MAX; pack::i8_row_words(map.len())];
+        let flat = FlatRow {
+            features,
+            q_max: self.q_max,
+            map,
+        };
+        case.input(&runs.expect("whole words of each tile"))
+            .output(&x_q, Check::FlatWithinStep(Arc::new(flat)))
+    }
+}
+
+/// What the input of a fused linear is.
+struct Inputs {
+    in_words: u32,
+    in_flat_features: u32,
+    in_inv_scale: f32,
+}
+
+fn fused() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for fused in FUSED {
+        cases.push(fused.gemv(&norm_gemv_i8::KERNEL, 127));
+        cases.push(fused.gemv(&norm_gemv_i4::KERNEL, 7));
+        cases.push(fused.gate_up(&norm_gate_up_i8::KERNEL, 127));
+        cases.push(fused.gate_up(&norm_gate_up_i4::KERNEL, 7));
     }
     cases
 }
@@ -207,13 +455,19 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
         ..PLAIN
     };
     if rows == 1 {
-        let by_subgroup = (&gemv_i8_subgroup::KERNEL, &gemv_i4_subgroup::KERNEL);
-        vec![
+        let mut cases = vec![
             case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
             case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
-            case(by_subgroup.0, gemv_i8::grid, 127, linear, false),
-            case(by_subgroup.1, gemv_i4::grid, 7, linear, false),
-        ]
+        ];
+        cases.extend(by_subgroup(&gemv_i8_subgroup::KERNEL, 127, linear, false));
+        for group_size in [0, 32] {
+            let linear = Linear {
+                group_size,
+                ..linear
+            };
+            cases.extend(by_subgroup(&gemv_i4_subgroup::KERNEL, 7, linear, false));
+        }
+        cases
     } else {
         vec![
             case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),

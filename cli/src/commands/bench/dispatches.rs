@@ -1,12 +1,13 @@
 //! `--verbose`: what a step is made of.
 
 use super::profile::role;
-use plateau::model::{Model, StepShape};
+use plateau::model::{Model, StepShape, planned_pages};
 use plateau::ops::Sampling;
 use plateau::plan::Plan;
 use std::collections::BTreeMap;
 
-/// A line for a decode step and for a prompt of `max_rows` tokens, and the dispatches of one layer of each.
+/// A line for a decode step, for one with keys split over workgroups where the context is long enough, and for a prompt of
+/// `max_rows` tokens, and the dispatches of one layer of each.
 pub fn describe(model: &Model, sequences: u32, max_rows: u32) -> String {
     let sampling = Sampling {
         temperature: None,
@@ -16,8 +17,9 @@ pub fn describe(model: &Model, sequences: u32, max_rows: u32) -> String {
         repeat_penalty: 1.0,
         seed: 0,
     };
-    let decode = StepShape::Decode {
+    let decode = |pages: u32| StepShape::Decode {
         rows: sequences,
+        pages,
         sampling,
     };
     let prompt = StepShape::Rows {
@@ -25,12 +27,20 @@ pub fn describe(model: &Model, sequences: u32, max_rows: u32) -> String {
         tiles: plateau_shaders::attention::max_tiles(max_rows, 1),
         logits: 1,
     };
-    [
-        (format!("decode step of {sequences}"), decode),
-        (format!("prompt step of {max_rows}"), prompt),
-    ]
-    .map(|(what, shape)| of_plan(&what, &model.step(&shape).plan))
-    .join("\n")
+    let (short, long) = (
+        planned_pages(1),
+        planned_pages(model.capacity.table_stride()),
+    );
+    let mut steps = vec![(format!("decode step of {sequences}"), decode(short))];
+    if long > short {
+        let what = format!("decode step of {sequences} after more than {short} pages of keys");
+        steps.push((what, decode(long)));
+    }
+    steps.push((format!("prompt step of {max_rows}"), prompt));
+    let lines = steps
+        .iter()
+        .map(|(what, shape)| of_plan(what, &model.step(shape).plan));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The layer that a label names first.

@@ -1,0 +1,34 @@
+//! As rope_attention_f16, but each page of a row for itself. Shapes and formula: rope_attention_f16_split.wgsl.
+
+use super::paged_attention::Params;
+use super::rope_attention::{rotated_and_appended, split};
+use crate::kernel::{Access, Call, Kernel};
+
+pub const KERNEL: Kernel = Kernel {
+    name: "rope_attention_f16_split",
+    source: &[
+        include_str!("paged_attention.wgsl"),
+        include_str!("half_bits.wgsl"),
+        include_str!("rope_attention.wgsl"),
+        include_str!("rope_attention_f16_split.wgsl"),
+        include_str!("params.wgsl"),
+    ],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::ReadWrite,
+        Access::ReadWrite,
+        Access::ReadWrite,
+    ],
+    params_bytes: size_of::<Params>(),
+    subgroups: false,
+    run,
+};
+
+fn run(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let partials = call.write(7);
+    rotated_and_appended(&params, call, |inputs| split(&params, inputs, partials));
+}

@@ -1,0 +1,18 @@
+// y = gemv_i4(x_q), x_q = flatten_quantize(rms_norm(x)): a norm, the flat integers of a static scale, and a linear of one row
+//
+//   x, weight, w, aux, in_map   norm_input.wgsl
+//   y  [first_out + out_features ..]  f32, outputs first_out.. are written
+//
+// grid: (ceil(out_features / span), 1, 1), one workgroup of 256 per span outputs, a multiple of 64: norm_gemv.wgsl.
+
+@compute @workgroup_size(WORKGROUP)
+fn norm_gemv_i4(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) lid: u32,
+  @builtin(num_subgroups) num_subgroups: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_size) lanes: u32,
+  @builtin(subgroup_invocation_id) lane: u32,
+) {
+  run(group.x, lid, Place(num_subgroups, subgroup, lanes, lane));
+}
