@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
-use plateau::exec::DeviceChoice;
+use plateau::exec::{DeviceChoice, KernelChoice};
 use plateau::quantize::outliers::Outliers;
 use plateau::quantize::recipe::{Activations, Parts, RECIPES, Recipe, Smoothing};
 use plateau::tensor::{Granularity, KvType, Quant};
@@ -93,6 +93,10 @@ pub struct DeviceArg {
     /// auto, twin (the CPU twins of the kernels; cpu is the same), an index of `plateau devices`, or part of a name
     #[arg(long, value_name = "DEVICE", default_value = "auto", allow_negative_numbers = true, value_parser = device)]
     pub device: DeviceChoice,
+    /// How integer matrices with many rows are multiplied: auto (the first that the adapter has and that passes its self-test), dot4,
+    /// coop (f16 matrices) or coop-int8
+    #[arg(long, value_name = "KERNELS", default_value = "auto", value_parser = kernels())]
+    pub kernels: KernelChoice,
 }
 
 /// Everything that a command which loads a model has in common.
@@ -755,6 +759,11 @@ fn outliers(text: &str) -> Result<Outliers, String> {
                 .to_owned(),
         ),
     }
+}
+
+fn kernels() -> impl TypedValueParser<Value = KernelChoice> {
+    PossibleValuesParser::new(["auto", "dot4", "coop", "coop-int8"])
+        .try_map(|name| name.parse::<KernelChoice>())
 }
 
 fn kv_type() -> impl TypedValueParser<Value = KvType> {

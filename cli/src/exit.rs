@@ -131,7 +131,8 @@ fn of_device(error: &DeviceError) -> Code {
         DeviceError::NoAdapter
         | DeviceError::Unknown { .. }
         | DeviceError::Ambiguous { .. }
-        | DeviceError::Refused { .. } => Code::NoDevice,
+        | DeviceError::Refused { .. }
+        | DeviceError::Kernels { .. } => Code::NoDevice,
         DeviceError::TooLarge { .. } | DeviceError::OutOfMemory { .. } => Code::OutOfMemory,
         DeviceError::Lost { .. } => Code::DeviceLost,
         DeviceError::Driver { .. } => Code::Failure,
@@ -169,6 +170,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         }
         DeviceError::Refused { .. } => {
             Some("--device takes another one; --device twin needs no GPU")
+        }
+        DeviceError::Kernels { .. } => {
+            Some("`plateau devices` says which kernels a device has; --kernels auto chooses")
         }
         DeviceError::TooLarge { .. } | DeviceError::OutOfMemory { .. } => Some(LESS_MEMORY),
         DeviceError::Lost { .. } | DeviceError::Driver { .. } => None,

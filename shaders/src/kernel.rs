@@ -14,6 +14,15 @@ pub enum Access {
 /// The value of a WGSL `override` for one pipeline.
 pub type Constant = (&'static str, u32);
 
+/// Cooperative matrices, which a kernel's text enables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrices {
+    /// 16 by 16 of f16 with sums in f32.
+    F16,
+    /// 16 by 32 of INT8 with sums in i32, for which the text has stand-ins: gemm_coop16_int8.wgsl.
+    Int8,
+}
+
 /// One compute kernel and its twin.
 ///
 /// Binding 0 of group 0 is the uniform `params`; storage bindings follow from 1 in the order of `bindings`.
@@ -33,6 +42,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The cooperative matrices that it needs.
+    pub fn matrices(&self) -> Option<Matrices> {
+        let enables = |line: &str| self.source.iter().any(|part| part.contains(line));
+        match (
+            enables("enable wgpu_cooperative_matrix;"),
+            enables("enable f16;"),
+        ) {
+            (true, true) => Some(Matrices::F16),
+            (true, false) => Some(Matrices::Int8),
+            (false, _) => None,
+        }
+    }
+
     /// The whole WGSL text.
     pub fn wgsl(&self) -> String {
         self.source.concat()

@@ -13,7 +13,7 @@ pub mod pack;
 pub mod quantize;
 pub mod sampling;
 
-pub use kernel::{Access, Buffer, Call, Constant, Kernel, div_ceil};
+pub use kernel::{Access, Buffer, Call, Constant, Kernel, Matrices, div_ceil};
 
 /// Every kernel, one line each, in the order of the folders.
 pub const KERNELS: &[&Kernel] = &[
@@ -63,6 +63,10 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemv_f16::KERNEL,
     &linear::gemm_i4::KERNEL,
     &linear::gemm_i8::KERNEL,
+    &linear::gemm_i4_coop16::KERNEL,
+    &linear::gemm_i8_coop16::KERNEL,
+    &linear::gemm_i4_coop16_int8::KERNEL,
+    &linear::gemm_i8_coop16_int8::KERNEL,
     &linear::gemv_i4::KERNEL,
     &linear::gemv_i4_subgroup::KERNEL,
     &linear::gemv_i8::KERNEL,

@@ -1,8 +1,8 @@
 //! Every case of every kernel: the shader on each adapter, under the portable limits, against its twin.
 
-use plateau::exec::{Executor, GpuOptions};
+use plateau::exec::{DeviceError, Executor, GpuOptions, KernelChoice, open_all};
 use plateau::plan::{BufferDesc, BufferId, Grid};
-use plateau_shaders::Kernel;
+use plateau_shaders::{Kernel, Matrices};
 use plateau_tests::cases::Large;
 use plateau_tests::peaks::Peak;
 use plateau_tests::{Case, cases, device, rng, run};
@@ -55,7 +55,9 @@ fn shaders_with_subgroups_equal_their_twins() {
         let cases = selected();
         for mut device in device::devices(GpuOptions::default()).await {
             if device.features().subgroups {
-                let with = cases.iter().filter(|case| case.kernel.subgroups);
+                let with = cases
+                    .iter()
+                    .filter(|case| case.kernel.subgroups && case.kernel.matrices().is_none());
                 check_all(&mut device, with).await;
             } else {
                 device::say_left_out(device.name(), "kernels with subgroups, which it lacks");
@@ -95,7 +97,9 @@ fn repeated_rows_are_those_of_the_twin() {
     wrong.buffers[0][last] = 1f32.to_bits();
     pollster::block_on(async {
         for mut device in device::portable_devices().await {
-            check_all(&mut device, cases.iter()).await;
+            let supported = |case: &&Case| run::not_supported(&device, case).is_none();
+            let cases: Vec<&Case> = cases.iter().filter(supported).collect();
+            check_all(&mut device, cases.into_iter()).await;
             assert!(run::check(&mut device, &wrong).await.is_err());
         }
     });
@@ -113,6 +117,40 @@ fn other_seeds_give_other_inputs_and_0_those_of_the_tests() {
         .collect();
     assert!(inputs(0) == tests);
     assert!(inputs(1) == inputs(1) && inputs(1) != tests && inputs(1) != inputs(2));
+}
+
+/// The kernels on `matrices` with the adapters that have them; says which have not, and why.
+async fn check_with_matrices(kernels: KernelChoice, matrices: Matrices) {
+    let cases = selected();
+    let options = GpuOptions {
+        portable: false,
+        kernels,
+    };
+    for opened in open_all(options).await {
+        match opened {
+            Ok(gpu) => {
+                let with = cases
+                    .iter()
+                    .filter(|case| case.kernel.matrices() == Some(matrices));
+                check_all(&mut Executor::Gpu(Box::new(gpu)), with).await;
+            }
+            Err(DeviceError::Kernels { name, reason, .. }) => {
+                let what = format!("kernels with {matrices:?} matrices: {reason}");
+                device::say_left_out(&name, &what);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn shaders_with_f16_matrices_equal_their_twins() {
+    pollster::block_on(check_with_matrices(KernelChoice::Coop, Matrices::F16));
+}
+
+#[test]
+fn shaders_with_int8_matrices_equal_their_twins() {
+    pollster::block_on(check_with_matrices(KernelChoice::CoopInt8, Matrices::Int8));
 }
 
 #[test]

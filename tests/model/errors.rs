@@ -235,7 +235,7 @@ fn a_buffer_that_the_host_cannot_give_is_an_error() {
 #[test]
 fn a_lost_device_is_an_error_and_no_panic() {
     pollster::block_on(async {
-        for gpu in open_all(GpuOptions { portable: true }).await {
+        for gpu in open_all(GpuOptions::PORTABLE).await {
             let gpu = gpu.unwrap_or_else(|error| panic!("{error}"));
             let checkpoint = model::builtin().await;
             let mut session = model::load(

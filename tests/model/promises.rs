@@ -8,10 +8,16 @@ use plateau_tests::device::{self, Effort};
 use plateau_tests::model;
 use std::ops::ControlFlow;
 
-/// The twins and every adapter.
+/// The twins, every adapter, and again those that have other kernels for many rows when all that they report is used.
 async fn executors() -> Vec<Executor> {
+    let whole = device::devices(GpuOptions::default()).await;
     std::iter::once(Executor::twin())
         .chain(device::portable_devices().await)
+        .chain(
+            whole
+                .into_iter()
+                .filter(|device| device.features().matrices.is_some()),
+        )
         .collect()
 }
 
@@ -279,7 +285,13 @@ fn kernels_for_better_adapters_change_no_bit() {
             let mut logits = Vec::new();
             for device in [portable, better] {
                 let mut session = model::load(&checkpoint, device, &LoadOptions::default()).await;
-                logits.push(bits(&model::logits(&mut session, &ids, Some(1)).await));
+                logits.push(
+                    [
+                        bits(&model::logits(&mut session, &ids, Some(1)).await),
+                        bits(&model::logits(&mut session, &ids, None).await),
+                    ]
+                    .concat(),
+                );
             }
             assert!(logits[0] == logits[1], "the logits differ");
         }

@@ -21,7 +21,7 @@ pub async fn devices(options: GpuOptions) -> Vec<Executor> {
 
 /// As [`devices`], under WebGPU's default limits and without optional features.
 pub async fn portable_devices() -> Vec<Executor> {
-    devices(GpuOptions { portable: true }).await
+    devices(GpuOptions::PORTABLE).await
 }
 
 /// How much of a test a device is given.

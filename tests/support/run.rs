@@ -72,6 +72,10 @@ pub async fn run_in_grid(
 
 /// Why `device` cannot run `case`, if so.
 pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
+    let matrices = case.kernel.matrices();
+    if matrices.is_some() && matrices != device.features().matrices {
+        return Some("the adapter has no such matrices, or others were chosen".to_owned());
+    }
     if case.kernel.subgroups && !device.features().subgroups {
         return Some("the adapter has no subgroups".to_owned());
     }

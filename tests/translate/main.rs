@@ -10,7 +10,7 @@ use naga::valid::{
     Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
 };
 use naga::{Module, ShaderStage};
-use plateau_shaders::{Constant, KERNELS, Kernel};
+use plateau_shaders::{Constant, KERNELS, Kernel, Matrices};
 use plateau_tests::cases;
 use std::borrow::Cow;
 use std::io::Write;
@@ -49,7 +49,11 @@ fn validated(kernel: &Kernel) -> Result<(Module, ModuleInfo), String> {
         naga::front::wgsl::parse_str(&text).map_err(|error| error.emit_to_string(&text))?;
     let mut validator = Validator::new(ValidationFlags::all(), CORE);
     if kernel.subgroups {
-        validator = Validator::new(ValidationFlags::all(), CORE | Capabilities::SUBGROUP);
+        let mut capabilities = CORE | Capabilities::SUBGROUP;
+        if kernel.matrices().is_some() {
+            capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+        }
+        validator = Validator::new(ValidationFlags::all(), capabilities);
         validator
             .subgroup_stages(ShaderStages::COMPUTE)
             .subgroup_operations(SubgroupOperationSet::all());
@@ -83,11 +87,15 @@ fn pipeline(kernel: &'static Kernel, constants: Vec<Constant>) -> Result<Pipelin
     })
 }
 
-/// Every kernel with its defaults, and with each set of constants that a case uses.
+/// Every kernel that all targets take, with its defaults and with each set of constants that a case uses.
 fn pipelines() -> Vec<Pipeline> {
+    pipelines_of(|kernel| kernel.matrices().is_none())
+}
+
+fn pipelines_of(wanted: fn(&Kernel) -> bool) -> Vec<Pipeline> {
     let cases = cases::all();
     let mut pipelines = Vec::new();
-    for &kernel in KERNELS {
+    for &kernel in KERNELS.iter().filter(|kernel| wanted(kernel)) {
         let (module, _) =
             validated(kernel).unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
         let mut sets: Vec<Vec<Constant>> = Vec::new();
@@ -258,6 +266,53 @@ fn spirv_val_accepts_every_pipeline() {
             } else {
                 problems.push(format!("{} for {environment}: {message}", pipeline.label()));
             }
+        }
+    }
+    report(&problems);
+}
+
+/// The kernels on cooperative matrices, as the executor hands them to Vulkan: the f16 ones through naga as they are, the INT8 ones with
+/// their matrix types put in.
+#[test]
+fn kernels_with_matrices_translate_to_spirv() {
+    let mut problems = Vec::new();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("kernel.spv");
+    let pipelines = pipelines_of(|kernel| kernel.matrices().is_some());
+    assert!(pipelines.len() >= 4, "the kernels with matrices");
+    for pipeline in &pipelines {
+        let name = pipeline.kernel.name;
+        let words = match pipeline.kernel.matrices() {
+            Some(Matrices::Int8) => {
+                plateau::exec::int8_module(pipeline.kernel, &pipeline.constants)
+            }
+            _ => targets::with_matrices(&pipeline.module, &pipeline.info, name),
+        };
+        let words = match words {
+            Ok(words) => words,
+            Err(error) => {
+                problems.push(format!("{}: {error}", pipeline.label()));
+                continue;
+            }
+        };
+        std::fs::write(&path, bytemuck::cast_slice::<u32, u8>(&words))
+            .expect("the temporary folder takes a file");
+        let Ok(output) = Command::new("spirv-val")
+            .args(["--target-env", "vulkan1.3"])
+            .arg(&path)
+            .output()
+        else {
+            continue;
+        };
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        // Versions before 2023.3 do not know the extension.
+        let too_old = message.contains("Invalid capability operand: 6022");
+        let mistake = SPIRV_VAL_MISTAKES.iter().any(|id| message.contains(id));
+        if too_old || mistake {
+            writeln!(std::io::stderr(), "spirv-val: {name} left out: {message}")
+                .expect("stderr takes a line");
+        } else if !output.status.success() {
+            problems.push(format!("{}: {message}", pipeline.label()));
         }
     }
     report(&problems);

@@ -89,6 +89,29 @@ pub fn translate(
     }
 }
 
+/// SPIR-V of a kernel with cooperative matrices of f16, for Vulkan 1.3.
+pub fn with_matrices(
+    module: &Module,
+    info: &ModuleInfo,
+    entry_point: &str,
+) -> Result<Vec<u32>, String> {
+    use spv::Capability as C;
+    let capabilities = [
+        C::Shader,
+        C::GroupNonUniform,
+        C::Float16,
+        C::Int8,
+        C::StorageBuffer16BitAccess,
+        C::UniformAndStorageBuffer16BitAccess,
+        C::VulkanMemoryModel,
+        C::CooperativeMatrixKHR,
+    ];
+    match spirv(module, info, entry_point, (1, 6), &capabilities)? {
+        Text::Words(words) => Ok(words),
+        Text::Source(_) => Err("a text instead of words".to_owned()),
+    }
+}
+
 fn spirv(
     module: &Module,
     info: &ModuleInfo,

@@ -5,6 +5,7 @@ use crate::console::{bytes, print, print_json};
 use anyhow::Result;
 use plateau::exec::{self, AdapterInfo, DRIVER_HINT};
 use plateau::ops::kernel_choices;
+use plateau::plan::Matrices;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,6 +33,8 @@ struct Adapter<'a> {
     features: BTreeMap<&'a str, bool>,
     limits: BTreeMap<&'a str, u64>,
     kernels: BTreeMap<&'a str, &'a str>,
+    /// Cooperative matrices, and what came of their self-test.
+    matrices: BTreeMap<&'static str, &'a str>,
     unusable: Option<&'a str>,
 }
 
@@ -76,8 +79,21 @@ fn json(adapter: &AdapterInfo) -> Adapter<'_> {
         kernels: kernel_choices(adapter.plan_features())
             .into_iter()
             .collect(),
+        matrices: matrices(adapter).collect(),
         unusable: adapter.unusable.as_deref(),
     }
+}
+
+/// Cooperative matrices by name, and whether they are used or why not.
+fn matrices(adapter: &AdapterInfo) -> impl Iterator<Item = (&'static str, &str)> {
+    adapter.matrices.iter().map(|(matrices, state)| {
+        let name = match matrices {
+            Matrices::F16 => "f16",
+            Matrices::Int8 => "int8",
+        };
+        let state = state.as_ref().map_or_else(String::as_str, |()| "tested");
+        (name, state)
+    })
 }
 
 /// The adapters, best first, and the twins last. Writing to a String cannot fail.
@@ -109,12 +125,16 @@ fn table(adapters: &[AdapterInfo]) -> String {
             .map(|(op, kernels)| format!("{op}: {kernels}"))
             .collect();
         let memory = adapter.memory.map(bytes).into_iter().collect();
-        let lists: [(&str, Vec<String>); 5] = [
+        let matrices = matrices(adapter)
+            .map(|(name, state)| format!("{name}: {state}"))
+            .collect();
+        let lists: [(&str, Vec<String>); 6] = [
             ("memory", memory),
             ("has", with(true)),
             ("has not", with(false)),
             ("limits", limits),
             ("kernels", kernels),
+            ("matrices", matrices),
         ];
         for (label, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
             for (i, line) in lines(&words).iter().enumerate() {
@@ -171,6 +191,7 @@ mod tests {
             memory: Some(16 << 30),
             features: vec![("subgroups", true), ("f16", false)],
             limits: vec![("max_buffer_size", 256)],
+            matrices: vec![(Matrices::F16, Err("not listed".to_owned()))],
             unusable: unusable.map(str::to_owned),
         }
     }

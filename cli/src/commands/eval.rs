@@ -516,7 +516,7 @@ async fn load_all(
     for candidate in candidates {
         let opened = match first.take() {
             Some(opened) => opened,
-            None => exec::open(&args.load.device.device).await?,
+            None => exec::open_with(&args.load.device.device, args.load.device.kernels).await?,
         };
         console.note(load::model_line(&candidate.checkpoint, &candidate.options)?);
         sessions

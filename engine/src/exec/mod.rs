@@ -9,10 +9,11 @@ mod gpu;
 mod profile;
 
 pub use cpu::CpuExecutor;
-pub use gpu::{GpuExecutor, GpuOptions, adapters, open_all};
+pub use gpu::{GpuExecutor, GpuOptions, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
 use crate::plan::{BufferDesc, BufferId, Features, Plan};
+use plateau_shaders::Matrices;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -44,6 +45,34 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// Which kernels multiply integer matrices with many rows: `--kernels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KernelChoice {
+    /// The first that the adapter reports and that passes the self-test: INT8 matrices, f16 matrices, dot products of bytes.
+    #[default]
+    Auto,
+    /// Dot products of four bytes, which run everywhere.
+    Dot4,
+    /// Cooperative matrices of f16, in WGSL.
+    Coop,
+    /// Cooperative matrices of INT8, in SPIR-V.
+    CoopInt8,
+}
+
+impl FromStr for KernelChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "dot4" => Ok(Self::Dot4),
+            "coop" => Ok(Self::Coop),
+            "coop-int8" => Ok(Self::CoopInt8),
+            _ => Err("expected auto, dot4, coop or coop-int8".to_owned()),
+        }
+    }
+}
+
 /// One GPU as a user sees it.
 #[derive(Clone, Debug)]
 pub struct AdapterInfo {
@@ -60,6 +89,9 @@ pub struct AdapterInfo {
     pub features: Vec<(&'static str, bool)>,
     /// Limits that matter here, in a fixed order.
     pub limits: Vec<(&'static str, u64)>,
+    /// Cooperative matrices that the kernels have a use for, the best first, and why one is not used: it is not reported, or the
+    /// self-test failed. Empty before the self-test.
+    pub matrices: Vec<(Matrices, Result<(), String>)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
 }
@@ -69,6 +101,11 @@ impl AdapterInfo {
     pub fn plan_features(&self) -> Features {
         Features {
             subgroups: self.features.contains(&("subgroups", true)),
+            matrices: self
+                .matrices
+                .iter()
+                .find(|(_, tested)| tested.is_ok())
+                .map(|(matrices, _)| *matrices),
         }
     }
 }
@@ -84,6 +121,12 @@ pub enum DeviceError {
     Ambiguous { wanted: String, matches: String },
     #[error("{name}: cannot be used: {reason}")]
     Refused { name: String, reason: String },
+    #[error("{name}: kernels '{wanted}' cannot be used: {reason}")]
+    Kernels {
+        name: String,
+        wanted: &'static str,
+        reason: String,
+    },
     #[error("{label}: {bytes} bytes do not fit one buffer of {name}, which holds {limit} at most")]
     TooLarge {
         name: String,
@@ -337,13 +380,38 @@ pub struct Opened {
 /// [`DeviceError::Unknown`] and [`DeviceError::Ambiguous`] list what there is; [`DeviceError::Refused`] says what the
 /// adapter lacks.
 pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
+    open_with(choice, KernelChoice::Auto).await
+}
+
+/// As [`open`], with a choice of kernels; the twins have one for each operation, so they take [`KernelChoice::Auto`] and
+/// [`KernelChoice::Dot4`] alone.
+///
+/// # Errors
+/// Also [`DeviceError::Kernels`], which says what the device lacks for them.
+pub async fn open_with(
+    choice: &DeviceChoice,
+    kernels: KernelChoice,
+) -> Result<Opened, DeviceError> {
+    let matrices = match kernels {
+        KernelChoice::Auto | KernelChoice::Dot4 => None,
+        KernelChoice::Coop => Some("coop"),
+        KernelChoice::CoopInt8 => Some("coop-int8"),
+    };
+    let twins = |wanted| DeviceError::Kernels {
+        name: cpu::NAME.to_owned(),
+        wanted,
+        reason: "the twins have no matrices".to_owned(),
+    };
     if *choice == DeviceChoice::Twin {
+        if let Some(wanted) = matrices {
+            return Err(twins(wanted));
+        }
         return Ok(Opened {
             executor: Executor::twin(),
             notice: "device: CPU twins (asked for; slow)".to_owned(),
         });
     }
-    match gpu::open(choice).await {
+    match gpu::open(choice, kernels).await {
         Ok((executor, reason)) => {
             let adapter = executor.adapter();
             let notice = format!(
@@ -355,12 +423,14 @@ pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
                 notice,
             })
         }
-        Err(DeviceError::NoAdapter) if *choice == DeviceChoice::Auto => Ok(Opened {
-            executor: Executor::twin(),
-            notice: format!(
-                "device: CPU twins, which are slow: no usable GPU adapter was found. {DRIVER_HINT}"
-            ),
-        }),
+        Err(DeviceError::NoAdapter) if *choice == DeviceChoice::Auto && matrices.is_none() => {
+            Ok(Opened {
+                executor: Executor::twin(),
+                notice: format!(
+                    "device: CPU twins, which are slow: no usable GPU adapter was found. {DRIVER_HINT}"
+                ),
+            })
+        }
         Err(error) => Err(error),
     }
 }

@@ -4,7 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
-use plateau_shaders::{Constant, linear as kernels, padded, quantize};
+use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
 /// How a weight is stored on the device. Integer weights have a scale for each output channel there; a per-tensor scale is
@@ -451,19 +451,20 @@ fn dispatch(
                 accumulate,
             };
             let by_subgroup = plan.features.subgroups;
+            let matrices = plan.features.matrices;
             let (kernel, grid) = match (bits, few) {
                 (Bits::Int8, true) if by_subgroup => (
                     &kernels::gemv_i8_subgroup::KERNEL,
                     kernels::gemv_i8_subgroup::grid(&params, rows),
                 ),
                 (Bits::Int8, true) => (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params)),
-                (Bits::Int8, false) => (&kernels::gemm_i8::KERNEL, kernels::gemm_i8::grid(&params)),
+                (Bits::Int8, false) => gemm_i8(matrices, &params),
                 (Bits::Int4, true) if by_subgroup => (
                     &kernels::gemv_i4_subgroup::KERNEL,
                     kernels::gemv_i4_subgroup::grid(&params, rows),
                 ),
                 (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
-                (Bits::Int4, false) => (&kernels::gemm_i4::KERNEL, kernels::gemm_i4::grid(&params)),
+                (Bits::Int4, false) => gemm_i4(matrices, &params),
             };
             let bindings = [x, x_scale, range.w, range.aux, y];
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
@@ -474,5 +475,31 @@ fn dispatch(
                 dispatch.constants.push(("ROWS", rows));
             }
         }
+    }
+}
+
+type Choice = (&'static Kernel, [u32; 3]);
+
+fn gemm_i8(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
+    use kernels::{gemm_i8, gemm_i8_coop16, gemm_i8_coop16_int8};
+    match matrices {
+        None => (&gemm_i8::KERNEL, gemm_i8::grid(params)),
+        Some(Matrices::F16) => (&gemm_i8_coop16::KERNEL, gemm_i8_coop16::grid(params)),
+        Some(Matrices::Int8) => (
+            &gemm_i8_coop16_int8::KERNEL,
+            gemm_i8_coop16_int8::grid(params),
+        ),
+    }
+}
+
+fn gemm_i4(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
+    use kernels::{gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8};
+    match matrices {
+        None => (&gemm_i4::KERNEL, gemm_i4::grid(params)),
+        Some(Matrices::F16) => (&gemm_i4_coop16::KERNEL, gemm_i4_coop16::grid(params)),
+        Some(Matrices::Int8) => (
+            &gemm_i4_coop16_int8::KERNEL,
+            gemm_i4_coop16_int8::grid(params),
+        ),
     }
 }

@@ -22,6 +22,7 @@ pub use producer::Producer;
 pub use sampling::{Sampling, SamplingBuffers, sample_and_advance};
 
 use crate::plan::Features;
+use plateau_shaders::Matrices;
 
 /// Up to so many rows, linears run as matrix-vector products and attention one row at a time; above, in tiles. The results
 /// are the same bits.
@@ -33,15 +34,22 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
     let mut choices = vec![
         ("linear f32", "gemv_f32 / gemm_f32"),
         ("linear f16", "gemv_f16 / gemm_f16"),
-        if by_subgroup {
-            ("linear int8", "gemv_i8_subgroup / gemm_i8")
-        } else {
-            ("linear int8", "gemv_i8 / gemm_i8")
+        match (by_subgroup, features.matrices) {
+            (true, None) => ("linear int8", "gemv_i8_subgroup / gemm_i8"),
+            (true, Some(Matrices::F16)) => ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16"),
+            (true, Some(Matrices::Int8)) => {
+                ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16_int8")
+            }
+            // There are no matrices without subgroups.
+            (false, _) => ("linear int8", "gemv_i8 / gemm_i8"),
         },
-        if by_subgroup {
-            ("linear int4", "gemv_i4_subgroup / gemm_i4")
-        } else {
-            ("linear int4", "gemv_i4 / gemm_i4")
+        match (by_subgroup, features.matrices) {
+            (true, None) => ("linear int4", "gemv_i4_subgroup / gemm_i4"),
+            (true, Some(Matrices::F16)) => ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16"),
+            (true, Some(Matrices::Int8)) => {
+                ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16_int8")
+            }
+            (false, _) => ("linear int4", "gemv_i4 / gemm_i4"),
         },
         (
             "attention f32",

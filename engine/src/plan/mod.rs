@@ -6,6 +6,7 @@
 //! an arena would serialize everything.
 
 use bytemuck::Pod;
+pub use plateau_shaders::Matrices;
 use plateau_shaders::{Access, Constant, Kernel};
 
 /// A buffer of a plan.
@@ -100,6 +101,8 @@ impl Dispatch {
 pub struct Features {
     /// Subgroup operations, of any size.
     pub subgroups: bool,
+    /// The integer GEMMs on cooperative matrices, where they passed the self-test.
+    pub matrices: Option<Matrices>,
 }
 
 /// A list of dispatches, run in order.

@@ -42,7 +42,7 @@ pub struct FlatParams {
 }
 
 /// Most rows of a tile of attention_prefill_*.
-pub const TILE: u32 = 8;
+pub const TILE: u32 = 32;
 
 /// Workgroups in x, y, z.
 pub fn grid(params: &Params) -> [u32; 3] {

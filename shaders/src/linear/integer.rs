@@ -1,6 +1,6 @@
 //! What the integer linears share: parameters, bindings, and the one twin of `gemm_i8`, `gemv_i8`, `gemm_i4` and `gemv_i4`.
 
-use crate::kernel::{Access, Call};
+use crate::kernel::{Access, Call, div_ceil};
 use crate::{K_STEP, pack};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
@@ -36,6 +36,19 @@ pub struct Params {
     pub has_bias: u32,
     /// 1: y += value.
     pub accumulate: u32,
+}
+
+/// Invocations of a workgroup of the GEMMs on cooperative matrices.
+pub const COOP_WORKGROUP: u32 = 256;
+
+/// Workgroups in x, y, z of the GEMMs on cooperative matrices: gemm_coop.wgsl.
+pub fn coop_grid(params: &Params) -> [u32; 3] {
+    const TILE: u32 = 128;
+    [
+        div_ceil(params.out_features, TILE),
+        div_ceil(params.rows, TILE),
+        1,
+    ]
 }
 
 /// How the weights are stored.

@@ -5,10 +5,11 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::Params;
+use plateau_shaders::linear::integer::{Params, coop_grid};
 use plateau_shaders::linear::{
-    gemm_i4, gemm_i8, gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4,
-    norm_gate_up_i8, norm_gemv_i4, norm_gemv_i8, norm_input,
+    gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8, gemm_i8_coop16, gemm_i8_coop16_int8,
+    gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4, norm_gate_up_i8,
+    norm_gemv_i4, norm_gemv_i8, norm_input,
 };
 use plateau_shaders::quantize::flatten_quantize::extra;
 use plateau_shaders::{Kernel, pack};
@@ -181,6 +182,25 @@ fn grouped() -> Vec<Linear> {
     linears
 }
 
+/// For the matrices of f16, whose sums are taken in parts of 1024 features: at the bound, one step beyond, and far beyond 2^24, in tiles
+/// with odd ends.
+fn many_features() -> [Linear; 5] {
+    let linear = |rows, in_features, values| Linear {
+        rows,
+        in_features,
+        out_features: 19,
+        values,
+        ..PLAIN
+    };
+    [
+        linear(129, 1024, Values::SameExtremes),
+        linear(2, 1025, Values::OppositeExtremes),
+        linear(17, 3100, Values::Uniform),
+        linear(3, 8193, Values::SameExtremes),
+        linear(3, 8193, Values::OppositeExtremes),
+    ]
+}
+
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for linear in linears() {
@@ -189,6 +209,33 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, raw));
             let kernel = &gemv_i8_subgroup::KERNEL;
             cases.extend(by_subgroup(kernel, 127, linear, raw));
+        }
+    }
+    for linear in [linears(), many_features().to_vec()].concat() {
+        for raw in [true, false] {
+            let kernel = &gemm_i8_coop16::KERNEL;
+            cases.push(case(kernel, gemm_i8_coop16::grid, 127, linear, raw));
+            let kernel = &gemm_i8_coop16_int8::KERNEL;
+            cases.push(case(kernel, gemm_i8_coop16_int8::grid, 127, linear, raw));
+        }
+    }
+    let grouped_and_many = many_features().map(|linear| Linear {
+        group_size: 32,
+        ..linear
+    });
+    for linear in [
+        linears(),
+        grouped(),
+        many_features().to_vec(),
+        grouped_and_many.to_vec(),
+    ]
+    .concat()
+    {
+        for raw in [true, false] {
+            let kernel = &gemm_i4_coop16::KERNEL;
+            cases.push(case(kernel, gemm_i4_coop16::grid, 7, linear, raw));
+            let kernel = &gemm_i4_coop16_int8::KERNEL;
+            cases.push(case(kernel, gemm_i4_coop16_int8::grid, 7, linear, raw));
         }
     }
     for linear in [linears(), grouped()].concat() {
@@ -469,9 +516,15 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
         }
         cases
     } else {
+        let coop16 = (&gemm_i8_coop16::KERNEL, &gemm_i4_coop16::KERNEL);
+        let coop16_int8 = (&gemm_i8_coop16_int8::KERNEL, &gemm_i4_coop16_int8::KERNEL);
         vec![
             case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),
             case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, false),
+            case(coop16.0, coop_grid, 127, linear, false),
+            case(coop16.1, coop_grid, 7, linear, false),
+            case(coop16_int8.0, coop_grid, 127, linear, false),
+            case(coop16_int8.1, coop_grid, 7, linear, false),
         ]
     }
 }

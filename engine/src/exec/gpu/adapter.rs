@@ -1,7 +1,8 @@
 //! Finding, describing, choosing and opening adapters.
 
-use super::{GpuExecutor, GpuOptions};
-use crate::exec::{AdapterInfo, DeviceChoice, DeviceError};
+use super::{GpuExecutor, GpuOptions, matrices};
+use crate::exec::{AdapterInfo, DeviceChoice, DeviceError, KernelChoice};
+use plateau_shaders::Matrices;
 use std::sync::OnceLock;
 use wgpu::{Backend, Backends, DeviceType, Features, Limits};
 
@@ -11,7 +12,9 @@ fn needed() -> Limits {
 }
 
 /// Features that are used where an adapter has them.
-const WANTED: Features = Features::SUBGROUP.union(super::profile::WANTED);
+const WANTED: Features = Features::SUBGROUP
+    .union(super::profile::WANTED)
+    .union(matrices::FEATURES);
 
 /// The process's one way to its GPUs. Kept for good: with an instance for each opening, a process on an NVIDIA card saw no
 /// adapter any more after some tens of them, probably since the driver was loaded anew each time.
@@ -161,6 +164,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> 
             ("subgroup-min", u64::from(info.subgroup_min_size)),
             ("subgroup-max", u64::from(info.subgroup_max_size)),
         ],
+        matrices: Vec::new(),
         unusable: unusable(&limits),
     }
 }
@@ -222,18 +226,33 @@ fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
     None
 }
 
-/// The GPUs of this machine, best first; one seen through two backends is listed once.
+/// The GPUs of this machine, best first; one seen through two backends is listed once. Matrices that one reports are tested.
 pub async fn adapters() -> Vec<AdapterInfo> {
-    enumerate()
-        .await
-        .into_iter()
-        .map(|(_, info)| info)
-        .collect()
+    let mut infos = Vec::new();
+    for (adapter, mut info) in enumerate().await {
+        info.matrices = matrices::reported(&adapter);
+        let untested = info.matrices.iter().any(|(_, reported)| reported.is_ok());
+        if info.unusable.is_none() && untested {
+            match open_device(adapter, info.clone(), false).await {
+                Ok(mut executor) => {
+                    for (matrices, state) in &mut info.matrices {
+                        if state.is_ok() {
+                            *state = matrices::self_test(&mut executor, *matrices).await;
+                        }
+                    }
+                }
+                Err(error) => info.unusable = Some(error.to_string()),
+            }
+        }
+        infos.push(info);
+    }
+    infos
 }
 
 /// Opens what `choice` names, with the reason for it. [`DeviceChoice::Twin`] is not for here.
 pub(in crate::exec) async fn open(
     choice: &DeviceChoice,
+    kernels: KernelChoice,
 ) -> Result<(GpuExecutor, String), DeviceError> {
     let found = enumerate().await;
     let infos: Vec<AdapterInfo> = found.iter().map(|(_, info)| info.clone()).collect();
@@ -242,7 +261,11 @@ pub(in crate::exec) async fn open(
         .into_iter()
         .nth(index)
         .expect("choose gives an index of the list");
-    let executor = open_adapter(adapter, info, GpuOptions::default()).await?;
+    let options = GpuOptions {
+        portable: false,
+        kernels,
+    };
+    let executor = open_adapter(adapter, info, options).await?;
     Ok((executor, reason))
 }
 
@@ -331,22 +354,67 @@ pub async fn open_all(options: GpuOptions) -> Vec<Result<GpuExecutor, DeviceErro
     opened
 }
 
+/// Opens an adapter, and settles what its integer GEMMs run on.
 async fn open_adapter(
     adapter: wgpu::Adapter,
     info: AdapterInfo,
     options: GpuOptions,
 ) -> Result<GpuExecutor, DeviceError> {
-    let (required_features, required_limits) = if options.portable {
+    let (wanted, forced) = match options.kernels {
+        _ if options.portable => (Vec::new(), None),
+        KernelChoice::Auto => (vec![Matrices::Int8, Matrices::F16], None),
+        KernelChoice::Dot4 => (Vec::new(), None),
+        KernelChoice::Coop => (vec![Matrices::F16], Some("coop")),
+        KernelChoice::CoopInt8 => (vec![Matrices::Int8], Some("coop-int8")),
+    };
+    let reported = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        matrices::reported(&adapter)
+    };
+    let mut executor = open_device(adapter, info, options.portable).await?;
+    for (matrices, mut state) in reported {
+        if !wanted.contains(&matrices) || executor.matrices.is_some() {
+            continue;
+        }
+        if state.is_ok() {
+            state = matrices::self_test(&mut executor, matrices).await;
+        }
+        match (&state, forced) {
+            (Ok(()), _) => executor.matrices = Some(matrices),
+            (Err(reason), Some(wanted)) => {
+                return Err(DeviceError::Kernels {
+                    name: executor.info.name.clone(),
+                    wanted,
+                    reason: reason.clone(),
+                });
+            }
+            (Err(_), None) => {}
+        }
+        executor.info.matrices.push((matrices, state));
+    }
+    Ok(executor)
+}
+
+async fn open_device(
+    adapter: wgpu::Adapter,
+    info: AdapterInfo,
+    portable: bool,
+) -> Result<GpuExecutor, DeviceError> {
+    let (required_features, required_limits) = if portable {
         (Features::empty(), needed())
     } else {
         (adapter.features() & WANTED, adapter.limits())
     };
+    // SAFETY: the one experimental feature that is asked for is that of cooperative matrices. The kernels that use them run after a
+    // self-test, with sizes that the adapter lists.
+    let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
     let (device, queue) = adapter
         .request_device(&wgpu::DeviceDescriptor {
             label: Some("plateau"),
             required_features,
             required_limits,
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         })
@@ -372,6 +440,7 @@ mod tests {
             memory: None,
             features: Vec::new(),
             limits: Vec::new(),
+            matrices: Vec::new(),
             unusable: None,
         }
     }

@@ -1,16 +1,20 @@
 //! Runs plans on a GPU through wgpu. The only module that names it.
 
 mod adapter;
+mod matrices;
 mod pipeline;
 mod profile;
+mod spirv;
 
 pub(super) use adapter::open;
 pub use adapter::{adapters, open_all};
+pub use spirv::module as int8_module;
 
 use super::profile::{ProfileDetail, RunTimes};
-use super::{AdapterInfo, DeviceError};
+use super::{AdapterInfo, DeviceError, KernelChoice};
 use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
 use pipeline::Pipelines;
+use plateau_shaders::Matrices;
 use profile::Profiler;
 use std::future::Future;
 use std::ops::Range;
@@ -24,6 +28,15 @@ use wgpu::BufferUsages;
 pub struct GpuOptions {
     /// WebGPU's default limits and no optional feature: what the portable kernels have to live with everywhere.
     pub portable: bool,
+    /// Which GEMMs of integers, where `portable` is not set.
+    pub kernels: KernelChoice,
+}
+
+impl GpuOptions {
+    pub const PORTABLE: Self = Self {
+        portable: true,
+        kernels: KernelChoice::Dot4,
+    };
 }
 
 /// Uploads wait in host memory until a submission; past this many bytes one is made.
@@ -59,6 +72,8 @@ struct PreparedPlan {
 /// A GPU, its buffers and its prepared plans.
 pub struct GpuExecutor {
     info: AdapterInfo,
+    /// What the integer GEMMs run on: chosen, and tested, when the device was opened.
+    matrices: Option<Matrices>,
     device: wgpu::Device,
     queue: wgpu::Queue,
     faults: Arc<Mutex<Faults>>,
@@ -120,6 +135,7 @@ impl GpuExecutor {
         }));
         Self {
             info,
+            matrices: None,
             device,
             queue,
             faults,
@@ -144,6 +160,7 @@ impl GpuExecutor {
     pub fn features(&self) -> Features {
         Features {
             subgroups: self.device.features().contains(wgpu::Features::SUBGROUP),
+            matrices: self.matrices,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Kernels to pipelines, each compiled once.
 
+use super::spirv;
 use crate::plan::{Dispatch, Plan};
-use plateau_shaders::{Access, Constant, Kernel};
+use plateau_shaders::linear::integer;
+use plateau_shaders::{Access, Constant, Kernel, Matrices};
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
@@ -115,21 +117,39 @@ fn compile(
     // Error scopes belong to the thread that pushes them. wgpu-core has the result at once, so the future is ready.
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-    let desc = wgpu::ShaderModuleDescriptor {
-        label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
-    };
     // wgpu's checks cost half of the time on some drivers.
     // SAFETY: the text is one of our kernels. Their loops end (bounds are parameters or sizes of a page), and they index
     // within buffers that `plan` and `model` size: the tests run each of them, in odd sizes, next to sentinels and against
     // twins whose indices are checked. What a user types (ids, positions, lengths) is checked by `session` before.
-    let module = unsafe {
-        device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked())
+    let (module, constants) = if kernel.matrices() == Some(Matrices::Int8) {
+        let desc = wgpu::ShaderModuleDescriptorPassthrough {
+            label: Some(kernel.name),
+            entry_points: vec![wgpu::PassthroughShaderEntryPoint {
+                name: kernel.name.into(),
+                workgroup_size: (integer::COOP_WORKGROUP, 1, 1),
+            }]
+            .into(),
+            spirv: Some(spirv::module(kernel, constants)?.into()),
+            ..Default::default()
+        };
+        (
+            unsafe { device.create_shader_module_passthrough(desc) },
+            Vec::new(),
+        )
+    } else {
+        let desc = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
+        };
+        let unchecked = wgpu::ShaderRuntimeChecks::unchecked();
+        let values = constants
+            .iter()
+            .map(|(name, value)| (*name, f64::from(*value)));
+        (
+            unsafe { device.create_shader_module_trusted(desc, unchecked) },
+            values.collect(),
+        )
     };
-    let constants: Vec<(&str, f64)> = constants
-        .iter()
-        .map(|(name, value)| (*name, f64::from(*value)))
-        .collect();
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(kernel.name),
         layout: Some(layout),
@@ -137,7 +157,8 @@ fn compile(
         entry_point: Some(kernel.name),
         compilation_options: wgpu::PipelineCompilationOptions {
             constants: &constants,
-            ..Default::default()
+            // The kernels on matrices write their workgroup memory before they read it.
+            zero_initialize_workgroup_memory: kernel.matrices().is_none(),
         },
         cache: None,
     });

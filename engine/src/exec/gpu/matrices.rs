@@ -1,0 +1,271 @@
+//! Cooperative matrices: which ones an adapter reports, and the self-test before any is used.
+//!
+//! They are experimental in wgpu: its translator leaves out memory semantics that the specification asks for, and drivers have crashed on
+//! sizes that they do not list. So a kernel on matrices runs only where the very size is listed, and where its results were equal to the
+//! twin's, on this adapter, in this process.
+
+use super::GpuExecutor;
+use crate::plan::{BufferId, Dispatch, Grid, Plan};
+use plateau_shaders::linear::integer::{self, Params};
+use plateau_shaders::linear::{
+    gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8_coop16, gemm_i8_coop16_int8,
+};
+use plateau_shaders::{Access, Buffer, Call, Constant, Kernel, Matrices};
+use wgpu::{CooperativeScalarType, Features};
+
+/// What the kernels on matrices need of an adapter.
+pub(super) const FEATURES: Features = Features::SHADER_F16
+    .union(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    .union(Features::PASSTHROUGH_SHADERS);
+
+/// Sums themselves, not what the epilogue makes of them: floats would hide a bit that is wrong.
+const RAW: Constant = ("RAW_ACCUMULATORS", 1);
+
+/// Bytes of workgroup memory of the kernels on matrices, the most of them.
+const WORKGROUP_BYTES: u32 = 46_080;
+
+/// The matrices that the kernels can use, the best first, and what the adapter lacks for them.
+pub(super) fn reported(adapter: &wgpu::Adapter) -> Vec<(Matrices, Result<(), String>)> {
+    [Matrices::Int8, Matrices::F16]
+        .map(|matrices| (matrices, lacks(adapter, matrices)))
+        .into()
+}
+
+fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), String> {
+    let needed = match matrices {
+        Matrices::F16 => {
+            Features::SUBGROUP | Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        }
+        Matrices::Int8 => {
+            Features::SUBGROUP
+                | Features::PASSTHROUGH_SHADERS
+                | Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        }
+    };
+    let missing = needed - adapter.features();
+    if !missing.is_empty() {
+        return Err(format!("the adapter has no {missing:?}"));
+    }
+    let found = adapter.limits().max_compute_workgroup_storage_size;
+    if found < WORKGROUP_BYTES {
+        return Err(format!(
+            "the adapter has {found} bytes of workgroup memory, {WORKGROUP_BYTES} are needed"
+        ));
+    }
+    match matrices {
+        Matrices::F16 => {
+            let listed = adapter.cooperative_matrix_properties();
+            let exact = listed.iter().any(|size| {
+                (size.m_size, size.n_size, size.k_size) == (16, 16, 16)
+                    && size.ab_type == CooperativeScalarType::F16
+                    && size.cr_type == CooperativeScalarType::F32
+            });
+            exact
+                .then_some(())
+                .ok_or_else(|| "16x16x16 of f16 with sums in f32 is not listed".to_owned())
+        }
+        Matrices::Int8 => lists_int8(adapter)
+            .then_some(())
+            .ok_or_else(|| "16x16x32 of INT8 with sums in i32 is not listed by Vulkan".to_owned()),
+    }
+}
+
+/// Whether Vulkan lists the size of [`Matrices::Int8`], which wgpu leaves out of its list.
+#[cfg(not(any(target_arch = "wasm32", target_vendor = "apple")))]
+fn lists_int8(adapter: &wgpu::Adapter) -> bool {
+    use ash::vk;
+    // SAFETY: the handles are only used for one query while the adapter is alive, and nothing of them is kept or destroyed.
+    let Some(vulkan) = (unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }) else {
+        return false;
+    };
+    let shared = vulkan.shared_instance();
+    let extension =
+        ash::khr::cooperative_matrix::Instance::new(shared.entry(), shared.raw_instance());
+    // SAFETY: the adapter has the feature of cooperative matrices, so the driver has the extension; the call only reads.
+    let listed = unsafe {
+        extension.get_physical_device_cooperative_matrix_properties(vulkan.raw_physical_device())
+    };
+    listed.unwrap_or_default().iter().any(|size| {
+        (size.m_size, size.n_size, size.k_size) == (16, 16, 32)
+            && size.a_type == vk::ComponentTypeKHR::SINT8
+            && size.b_type == vk::ComponentTypeKHR::SINT8
+            && size.c_type == vk::ComponentTypeKHR::SINT32
+            && size.result_type == vk::ComponentTypeKHR::SINT32
+            && size.scope == vk::ScopeKHR::SUBGROUP
+    })
+}
+
+#[cfg(any(target_arch = "wasm32", target_vendor = "apple"))]
+fn lists_int8(_adapter: &wgpu::Adapter) -> bool {
+    false
+}
+
+/// Runs the kernels on `matrices` and their twins on the same words.
+pub(super) async fn self_test(
+    executor: &mut GpuExecutor,
+    matrices: Matrices,
+) -> Result<(), String> {
+    let (i8, i4) = match matrices {
+        Matrices::F16 => (&gemm_i8_coop16::KERNEL, &gemm_i4_coop16::KERNEL),
+        Matrices::Int8 => (&gemm_i8_coop16_int8::KERNEL, &gemm_i4_coop16_int8::KERNEL),
+    };
+    let mut plan = Plan::default();
+    let mut tests = Vec::new();
+    for (kernel, constants) in [(i8, vec![RAW]), (i4, vec![RAW, ("GROUP_SIZE", 32)])] {
+        // Several workgroups with odd ends; then sums far beyond 2^24.
+        tests.push(Test::new(
+            &mut plan,
+            kernel,
+            constants.clone(),
+            [150, 2080, 140],
+            false,
+        ));
+        tests.push(Test::new(
+            &mut plan,
+            kernel,
+            constants,
+            [17, 5152, 20],
+            true,
+        ));
+    }
+    let result = run(executor, plan, &tests).await;
+    result.map_err(|reason| format!("the self-test failed: {reason}"))
+}
+
+async fn run(executor: &mut GpuExecutor, plan: Plan, tests: &[Test]) -> Result<(), String> {
+    let text = |error: crate::exec::DeviceError| error.to_string();
+    let prepared = executor.prepare(plan).await.map_err(text)?;
+    for test in tests {
+        for (id, words) in test.buffers.iter().zip(&test.words) {
+            executor
+                .write(Some(prepared), *id, 0, words)
+                .map_err(text)?;
+        }
+    }
+    executor.run(prepared, None, None).map_err(text)?;
+    for test in tests {
+        let (id, expected) = (test.buffers[4], test.expected());
+        let pending = executor
+            .read(Some(prepared), id, 0..expected.len() as u64)
+            .map_err(text)?;
+        let found = executor.wait(pending).await.map_err(text)?;
+        let wrong = (0..found.len()).filter(|&i| found[i] != expected[i]);
+        if let Some(i) = wrong.clone().next() {
+            return Err(format!(
+                "{} of {} results of {} are wrong: number {i} is {}, not {}",
+                wrong.count(),
+                found.len(),
+                test.kernel.name,
+                found[i] as i32,
+                expected[i] as i32
+            ));
+        }
+    }
+    executor.release(prepared);
+    Ok(())
+}
+
+/// A dispatch whose sums every executor must find.
+struct Test {
+    kernel: &'static Kernel,
+    constants: Vec<Constant>,
+    params: Params,
+    /// x_q, x_scale, w, aux, y.
+    buffers: [BufferId; 5],
+    words: [Vec<u32>; 5],
+}
+
+impl Test {
+    /// `[rows, in_features, out_features]`; `large`: of values near the largest.
+    fn new(
+        plan: &mut Plan,
+        kernel: &'static Kernel,
+        constants: Vec<Constant>,
+        [rows, in_features, out_features]: [u32; 3],
+        large: bool,
+    ) -> Self {
+        let params = Params {
+            rows,
+            in_words: in_features / 4,
+            out_features,
+            first_out: 0,
+            out_stride: out_features,
+            x_scale_stride: 0,
+            w_scale_stride: 0,
+            has_bias: 0,
+            accumulate: 0,
+        };
+        // Multiplicative congruence, of which the upper bits are fair.
+        let mut state = 0x2545_f491_u64;
+        let mut words = |count: u32| -> Vec<u32> {
+            let next = |_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let word = (state >> 32) as u32;
+                if large {
+                    0x7f7f_7f7f ^ (word & 0x0101_0101)
+                } else {
+                    word
+                }
+            };
+            (0..count).map(next).collect()
+        };
+        let one = || vec![1f32.to_bits()];
+        // Activations are never -128.
+        let x = words(rows * in_features / 4)
+            .into_iter()
+            .map(|word| word | 0x0101_0101);
+        let groups = in_features / 32;
+        let (w, multipliers) = if constants == [RAW] {
+            (words(out_features * in_features / 4), Vec::new())
+        } else {
+            let w = words(out_features * in_features / 8);
+            (w, words(out_features * groups.div_ceil(8)))
+        };
+        let words = [
+            x.collect(),
+            one(),
+            w,
+            [one(), multipliers].concat(),
+            vec![0; (rows * out_features) as usize],
+        ];
+        let buffers =
+            std::array::from_fn(|i| plan.scratch(format!("self-test {i}"), words[i].len() as u64));
+        plan.dispatches.push(Dispatch {
+            label: format!("self-test of {}", kernel.name),
+            kernel,
+            params: bytemuck::bytes_of(&params).to_vec(),
+            constants: constants.clone(),
+            bindings: buffers.to_vec(),
+            grid: Grid::Fixed(integer::coop_grid(&params)),
+        });
+        Self {
+            kernel,
+            constants,
+            params,
+            buffers,
+            words,
+        }
+    }
+
+    /// What the twin makes of the words.
+    fn expected(&self) -> Vec<u32> {
+        let mut y = self.words[4].clone();
+        let mut written = Some(&mut y);
+        let buffers = self
+            .words
+            .iter()
+            .zip(self.kernel.bindings)
+            .map(|(words, access)| match access {
+                Access::Read => Buffer::Read(words),
+                Access::ReadWrite => {
+                    Buffer::ReadWrite(written.take().expect("one binding is written"))
+                }
+            })
+            .collect();
+        let params = bytemuck::bytes_of(&self.params);
+        (self.kernel.run)(&mut Call::new(params, &self.constants, buffers));
+        y
+    }
+}
