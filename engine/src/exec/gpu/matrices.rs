@@ -43,8 +43,17 @@ fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), String> {
         }
     };
     let missing = needed - adapter.features();
-    if !missing.is_empty() {
-        return Err(format!("the adapter has no {missing:?}"));
+    let names = [
+        (
+            "cooperative-matrix",
+            Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+        ),
+        ("shader-f16", Features::SHADER_F16),
+        ("spirv-passthrough", Features::PASSTHROUGH_SHADERS),
+        ("subgroups", Features::SUBGROUP),
+    ];
+    if let Some((name, _)) = names.iter().find(|(_, feature)| missing.contains(*feature)) {
+        return Err(format!("the adapter has no {name}"));
     }
     let found = adapter.limits().max_compute_workgroup_storage_size;
     if found < WORKGROUP_BYTES {
