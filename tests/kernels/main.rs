@@ -123,8 +123,8 @@ fn other_seeds_give_other_inputs_and_0_those_of_the_tests() {
 async fn check_with_matrices(kernels: KernelChoice, matrices: Matrices) {
     let cases = selected();
     let options = GpuOptions {
-        portable: false,
         kernels,
+        ..GpuOptions::default()
     };
     for opened in open_all(options).await {
         match opened {

@@ -3,11 +3,15 @@
 use plateau::exec::{Executor, GpuOptions, open_all};
 use std::io::Write;
 
-/// Every adapter of this machine, opened as `options` say.
+/// Every adapter of this machine, opened as `options` say; with fused dispatches, which a software driver would not get by itself.
 ///
 /// # Panics
 /// Without any adapter: a GPU test that cannot run has failed. `cargo xtask test` installs a software driver.
 pub async fn devices(options: GpuOptions) -> Vec<Executor> {
+    let options = GpuOptions {
+        always_fuse: true,
+        ..options
+    };
     let opened = open_all(options).await;
     assert!(
         !opened.is_empty(),

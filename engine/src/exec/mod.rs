@@ -96,11 +96,15 @@ pub struct AdapterInfo {
     pub unusable: Option<String>,
 }
 
+/// The kind of an adapter that is a driver which computes on the CPU.
+pub const SOFTWARE: &str = "software";
+
 impl AdapterInfo {
     /// What plans for it may use.
     pub fn plan_features(&self) -> Features {
         Features {
             subgroups: self.features.contains(&("subgroups", true)),
+            fused: self.kind != SOFTWARE,
             matrices: self
                 .matrices
                 .iter()

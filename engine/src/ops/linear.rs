@@ -202,7 +202,8 @@ impl FusedInput<'_> {
         let whole = projection
             .in_features
             .is_multiple_of(kernels::norm_input::IN_STEP);
-        (plan.features.subgroups && rows == 1 && fits && whole).then_some(FusedInput {
+        let chosen = plan.features.fused && plan.features.subgroups && rows == 1;
+        (chosen && fits && whole).then_some(FusedInput {
             from,
             norm: weight,
             eps,

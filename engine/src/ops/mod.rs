@@ -60,12 +60,14 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
             "attention_decode_f16 / attention_prefill_f16",
         ),
         ("attention i8", "attention_decode_i8 / attention_prefill_i8"),
-        (
+    ];
+    if features.fused {
+        choices.push((
             "rope and attention f16, decode step",
             "rope_attention_f16 / rope_attention_f16_split",
-        ),
-    ];
-    if by_subgroup {
+        ));
+    }
+    if features.fused && by_subgroup {
         choices.extend([
             ("norm and linear int8, one static row", "norm_gemv_i8"),
             ("norm and linear int4, one static row", "norm_gemv_i4"),

@@ -101,6 +101,9 @@ impl Dispatch {
 pub struct Features {
     /// Subgroup operations, of any size.
     pub subgroups: bool,
+    /// Dispatches of a decode step that do the work of several, some of it in every workgroup anew: a gain where dispatches cost more
+    /// than arithmetic does.
+    pub fused: bool,
     /// The integer GEMMs on cooperative matrices, where they passed the self-test.
     pub matrices: Option<Matrices>,
 }

@@ -30,6 +30,7 @@ use crate::exec::Executor;
 use crate::model::{LinearSpec, Part};
 use crate::ops::{Input, WeightFormat};
 use crate::tensor::{Bits, Granularity};
+use plateau_shaders::linear::norm_input;
 use plateau_shaders::pack;
 use std::path::Path;
 use std::sync::Arc;
@@ -656,6 +657,8 @@ fn linear_plans(
     let tile = match decided.group.fold {
         // A workgroup of attention writes one head.
         Fold::Linear { per_head: true, .. } => config.head_dim as usize,
+        // One of the fused gate and up projections writes a tile.
+        Fold::Linear { .. } => norm_input::TILE as usize,
         _ => TILE,
     };
     let input = |candidate: &Candidate| {

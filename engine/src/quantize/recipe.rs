@@ -115,7 +115,7 @@ pub const RECIPES: [(&str, &str); 11] = [
     ),
     (
         "gptq-w4a16",
-        "GPTQ, INT4 in groups of 32, float activations (slow: a baseline)",
+        "GPTQ, INT4 in groups of 32, float activations: a baseline",
     ),
     (
         "rtn-w4a16",

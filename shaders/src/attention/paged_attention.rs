@@ -355,21 +355,23 @@ mod tests {
     }
 
     #[test]
-    fn tiles_break_at_sequences_gaps_and_eight_rows() {
-        let mut row_info: Vec<[u32; 2]> = (0..11).map(|position| [0, 60 + position]).collect();
+    fn tiles_break_at_sequences_gaps_and_their_size() {
+        let first = TILE + 3;
+        let mut row_info: Vec<[u32; 2]> = (0..first).map(|position| [0, 60 + position]).collect();
         row_info.extend([[1, 71], [1, 72], [1, 74], [1, 75]]);
-        assert_eq!(tiles(&row_info), [[0, 8], [8, 3], [11, 2], [13, 2]]);
+        let expected = [[0, TILE], [TILE, 3], [first, 2], [first + 2, 2]];
+        assert_eq!(tiles(&row_info), expected);
         assert!(tiles(&[]).is_empty());
     }
 
     #[test]
     fn max_tiles_suffice_for_the_worst_split() {
-        let row_info: Vec<[u32; 2]> = [(0, 9), (1, 1), (2, 9)]
+        let row_info: Vec<[u32; 2]> = [(0, TILE + 1), (1, 1), (2, TILE + 1)]
             .into_iter()
             .flat_map(|(sequence, rows)| (0..rows).map(move |position| [sequence, position]))
             .collect();
         assert_eq!(tiles(&row_info).len(), 5);
-        assert!(max_tiles(19, 3) >= 5);
+        assert!(max_tiles(2 * TILE + 3, 3) >= 5);
         assert_eq!(max_tiles(1, 1), 1);
     }
 }

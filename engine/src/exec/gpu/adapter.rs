@@ -1,7 +1,7 @@
 //! Finding, describing, choosing and opening adapters.
 
 use super::{GpuExecutor, GpuOptions, matrices};
-use crate::exec::{AdapterInfo, DeviceChoice, DeviceError, KernelChoice};
+use crate::exec::{AdapterInfo, DeviceChoice, DeviceError, KernelChoice, SOFTWARE};
 use plateau_shaders::Matrices;
 use std::sync::OnceLock;
 use wgpu::{Backend, Backends, DeviceType, Features, Limits};
@@ -47,7 +47,7 @@ fn kind_name(kind: DeviceType) -> &'static str {
         DeviceType::DiscreteGpu => "discrete",
         DeviceType::IntegratedGpu => "integrated",
         DeviceType::VirtualGpu => "virtual",
-        DeviceType::Cpu => "software",
+        DeviceType::Cpu => SOFTWARE,
         DeviceType::Other => "other",
     }
 }
@@ -262,8 +262,8 @@ pub(in crate::exec) async fn open(
         .nth(index)
         .expect("choose gives an index of the list");
     let options = GpuOptions {
-        portable: false,
         kernels,
+        ..GpuOptions::default()
     };
     let executor = open_adapter(adapter, info, options).await?;
     Ok((executor, reason))
@@ -373,6 +373,7 @@ async fn open_adapter(
         matrices::reported(&adapter)
     };
     let mut executor = open_device(adapter, info, options.portable).await?;
+    executor.fused |= options.always_fuse;
     for (matrices, mut state) in reported {
         if !wanted.contains(&matrices) || executor.matrices.is_some() {
             continue;

@@ -30,12 +30,15 @@ pub struct GpuOptions {
     pub portable: bool,
     /// Which GEMMs of integers, where `portable` is not set.
     pub kernels: KernelChoice,
+    /// Fused dispatches on a software driver too, which has no gain of them. For tests.
+    pub always_fuse: bool,
 }
 
 impl GpuOptions {
     pub const PORTABLE: Self = Self {
         portable: true,
         kernels: KernelChoice::Dot4,
+        always_fuse: false,
     };
 }
 
@@ -74,6 +77,8 @@ pub struct GpuExecutor {
     info: AdapterInfo,
     /// What the integer GEMMs run on: chosen, and tested, when the device was opened.
     matrices: Option<Matrices>,
+    /// Whether plans for it may fuse dispatches.
+    fused: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     faults: Arc<Mutex<Faults>>,
@@ -134,6 +139,7 @@ impl GpuExecutor {
             faults.error.get_or_insert(error.to_string());
         }));
         Self {
+            fused: info.plan_features().fused,
             info,
             matrices: None,
             device,
@@ -160,6 +166,7 @@ impl GpuExecutor {
     pub fn features(&self) -> Features {
         Features {
             subgroups: self.device.features().contains(wgpu::Features::SUBGROUP),
+            fused: self.fused,
             matrices: self.matrices,
         }
     }
