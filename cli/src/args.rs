@@ -762,7 +762,7 @@ fn outliers(text: &str) -> Result<Outliers, String> {
 }
 
 fn kernels() -> impl TypedValueParser<Value = KernelChoice> {
-    PossibleValuesParser::new(["auto", "dot4", "coop", "coop-int8"])
+    PossibleValuesParser::new(KernelChoice::ALL.map(KernelChoice::name))
         .try_map(|name| name.parse::<KernelChoice>())
 }
 

@@ -13,6 +13,18 @@ use plateau_tests::model;
 use plateau_tests::tolerance::QUANTIZED_HEAD;
 use std::path::Path;
 
+/// The checkpoint that rounding `float` to `format` makes in `out`.
+async fn rounded(float: &Checkpoint, format: LinearFormat, out: &Path) -> Checkpoint {
+    let done = model::round_to_nearest(float, out, format, DEFAULT_SHARD_BYTES, &mut |_| {}).await;
+    done.unwrap_or_else(|error| panic!("{}: {error}", float.folder.name()));
+    model::open(out).await
+}
+
+fn ids(float: &Checkpoint) -> Vec<u32> {
+    let vocab = float.config.vocab_size;
+    (0..21).map(|i| (i * i + 5) % vocab).collect()
+}
+
 #[test]
 fn a_rounded_checkpoint_computes_what_rounding_while_loading_does() {
     pollster::block_on(async {
@@ -30,20 +42,9 @@ fn a_rounded_checkpoint_computes_what_rounding_while_loading_does() {
             for folder in model::goldens() {
                 let what = format!("{} {quant}", folder.display());
                 let float = model::open(&folder).await;
-                let ids: Vec<u32> = (0..21)
-                    .map(|i| (i * i + 5) % float.config.vocab_size)
-                    .collect();
+                let ids = ids(&float);
                 let out = tempfile::tempdir().expect("a folder");
-                let rounded = model::round_to_nearest(
-                    &float,
-                    out.path(),
-                    format,
-                    DEFAULT_SHARD_BYTES,
-                    &mut |_| {},
-                )
-                .await;
-                rounded.unwrap_or_else(|error| panic!("{what}: {error}"));
-                let rounded = model::open(out.path()).await;
+                let rounded = rounded(&float, format, out.path()).await;
                 for (name, [rows, columns]) in rounded.config.float_matrices() {
                     let name = format!("{name}.weight");
                     let len = (rows * columns) as usize;
@@ -151,20 +152,9 @@ fn int5_and_int6_compute_what_int8_with_their_integers_does() {
             for folder in model::goldens() {
                 let what = format!("{} {weight_bits:?}", folder.display());
                 let float = model::open(&folder).await;
-                let ids: Vec<u32> = (0..21)
-                    .map(|i| (i * i + 5) % float.config.vocab_size)
-                    .collect();
+                let ids = ids(&float);
                 let out = tempfile::tempdir().expect("a folder");
-                let rounded = model::round_to_nearest(
-                    &float,
-                    out.path(),
-                    format,
-                    DEFAULT_SHARD_BYTES,
-                    &mut |_| {},
-                )
-                .await;
-                rounded.unwrap_or_else(|error| panic!("{what}: {error}"));
-                let rounded = model::open(out.path()).await;
+                let rounded = rounded(&float, format, out.path()).await;
                 let wide = tempfile::tempdir().expect("a folder");
                 as_int8(&rounded, format, wide.path()).await;
                 let wide = model::open(wide.path()).await;
@@ -275,20 +265,9 @@ fn float_activations_meet_the_values_of_the_weights() {
             for folder in model::goldens() {
                 let what = format!("{} {weight_bits:?}", folder.display());
                 let float = model::open(&folder).await;
-                let ids: Vec<u32> = (0..21)
-                    .map(|i| (i * i + 5) % float.config.vocab_size)
-                    .collect();
+                let ids = ids(&float);
                 let [out, values] = [0, 1].map(|_| tempfile::tempdir().expect("a folder"));
-                let rounded = model::round_to_nearest(
-                    &float,
-                    out.path(),
-                    format,
-                    DEFAULT_SHARD_BYTES,
-                    &mut |_| {},
-                )
-                .await;
-                rounded.unwrap_or_else(|error| panic!("{what}: {error}"));
-                let rounded = model::open(out.path()).await;
+                let rounded = rounded(&float, format, out.path()).await;
                 as_float(&float, &rounded, format, values.path()).await;
                 let values = model::open(values.path()).await;
                 let mut logits = Vec::new();

@@ -1,6 +1,6 @@
 //! Recipes over whole models: what is written can be read, computes about what the float model does, and is the same each time.
 
-use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Fold};
+use plateau::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, FLATTEN_PADDING, Fold};
 use plateau::exec::Executor;
 use plateau::quantize::calibrate::Samples;
 use plateau::quantize::layer::{HostLayer, Producer};
@@ -10,6 +10,7 @@ use plateau::quantize::recipe::{Activations, BitPolicy, RECIPES};
 use plateau::quantize::report::totals;
 use plateau::quantize::{QuantizeError, Recipe, Source, quantize};
 use plateau::tensor::{Bits, WeightBits};
+use plateau_shaders::linear::norm_input;
 use plateau_tests::tolerance::{
     FLOAT_FEW_ULP, QUANTIZED_HEAD, QUANTIZED_INT4, QUANTIZED_INT4_BY_INT4, QUANTIZED_INT8,
     Tolerance,
@@ -375,4 +376,47 @@ fn what_a_recipe_needs_is_asked_for() {
     let error = done.expect_err("two first tokens");
     assert!(matches!(error, QuantizeError::Prefix { .. }), "{error}");
     assert!(bytes_of(out.path()).is_empty());
+}
+
+#[test]
+fn the_words_of_a_head_and_of_a_tile_are_its_own() {
+    for folder in model::goldens() {
+        let what = folder.display();
+        let float = block_on(model::open(&folder));
+        let samples = samples(&float, 6, 7);
+        let source = Source {
+            checkpoint: &float,
+            samples: Some(&samples),
+            outliers: None,
+        };
+        let recipe = recipe("flattenquant-w4a8");
+        let plan = block_on(decide(&source, &mut Executor::twin(), &recipe, &mut |_| {}));
+        let plan = plan.unwrap_or_else(|error| panic!("{what}: {error}"));
+        for group in plan.iter().flat_map(|layer| &layer.groups) {
+            // What writes the input has one workgroup for so many channels.
+            let tile = match group.group.fold {
+                Fold::Linear { per_head: true, .. } => float.config.head_dim,
+                Fold::Linear { .. } => norm_input::TILE,
+                _ => continue,
+            };
+            for linear in &group.linears {
+                let input = linear.input.as_ref().expect("static");
+                let mut owners: BTreeMap<usize, u32> = BTreeMap::new();
+                for (at, word) in input.map.words().iter().enumerate() {
+                    if *word == FLATTEN_PADDING {
+                        continue;
+                    }
+                    let owner = (word & 0xff_ffff) / tile;
+                    let word = (input.map.features() + at) / 4;
+                    let first = *owners.entry(word).or_insert(owner);
+                    assert_eq!(first, owner, "{what}: {}", linear.shape.name);
+                }
+                assert!(
+                    !owners.is_empty(),
+                    "{what}: {} is not flattened",
+                    linear.shape.name
+                );
+            }
+        }
+    }
 }

@@ -59,17 +59,30 @@ pub enum KernelChoice {
     CoopInt8,
 }
 
+impl KernelChoice {
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Dot4, Self::Coop, Self::CoopInt8];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Dot4 => "dot4",
+            Self::Coop => "coop",
+            Self::CoopInt8 => "coop-int8",
+        }
+    }
+
+    /// Whether a device without matrices cannot do as it says.
+    const fn needs_matrices(self) -> bool {
+        matches!(self, Self::Coop | Self::CoopInt8)
+    }
+}
+
 impl FromStr for KernelChoice {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "dot4" => Ok(Self::Dot4),
-            "coop" => Ok(Self::Coop),
-            "coop-int8" => Ok(Self::CoopInt8),
-            _ => Err("expected auto, dot4, coop or coop-int8".to_owned()),
-        }
+        let found = Self::ALL.into_iter().find(|choice| choice.name() == s);
+        found.ok_or_else(|| "expected auto, dot4, coop or coop-int8".to_owned())
     }
 }
 
@@ -396,19 +409,13 @@ pub async fn open_with(
     choice: &DeviceChoice,
     kernels: KernelChoice,
 ) -> Result<Opened, DeviceError> {
-    let matrices = match kernels {
-        KernelChoice::Auto | KernelChoice::Dot4 => None,
-        KernelChoice::Coop => Some("coop"),
-        KernelChoice::CoopInt8 => Some("coop-int8"),
-    };
-    let twins = |wanted| DeviceError::Kernels {
-        name: cpu::NAME.to_owned(),
-        wanted,
-        reason: "the twins have no matrices".to_owned(),
-    };
     if *choice == DeviceChoice::Twin {
-        if let Some(wanted) = matrices {
-            return Err(twins(wanted));
+        if kernels.needs_matrices() {
+            return Err(DeviceError::Kernels {
+                name: cpu::NAME.to_owned(),
+                wanted: kernels.name(),
+                reason: "the twins have no matrices".to_owned(),
+            });
         }
         return Ok(Opened {
             executor: Executor::twin(),
@@ -427,7 +434,9 @@ pub async fn open_with(
                 notice,
             })
         }
-        Err(DeviceError::NoAdapter) if *choice == DeviceChoice::Auto && matrices.is_none() => {
+        Err(DeviceError::NoAdapter)
+            if *choice == DeviceChoice::Auto && !kernels.needs_matrices() =>
+        {
             Ok(Opened {
                 executor: Executor::twin(),
                 notice: format!(

@@ -157,7 +157,7 @@ fn block(
         };
         ops::head_norm(plan, label("self_attn.qk_norm"), s.qkv, qk_norm, params);
     }
-    let rotates = plan.features.fused && ops::rotates(shape, input, pools);
+    let rotates = ops::rotates(plan, shape, input, pools);
     if !rotates {
         ops::rope(
             plan,

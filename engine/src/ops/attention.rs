@@ -55,13 +55,13 @@ pub fn planned_pages(pages: u32) -> u32 {
     pages.next_power_of_two().max(WHOLE_PAGES)
 }
 
-/// Whether attention can rotate the heads and append the keys itself.
-pub fn rotates(shape: AttentionShape, input: AttentionInput, pools: KvPools) -> bool {
+/// Whether attention rotates the heads and appends the keys itself.
+pub fn rotates(plan: &Plan, shape: AttentionShape, input: AttentionInput, pools: KvPools) -> bool {
     let by_vectors = shape
         .head_dim
         .is_multiple_of(kernels::rope_attention::HEAD_DIM_STEP)
         && shape.head_dim <= kernels::rope_attention::MOST_HEAD_DIM;
-    input.pages.is_some() && pools.kv_type == KvType::F16 && by_vectors
+    plan.features.fused && input.pages.is_some() && pools.kv_type == KvType::F16 && by_vectors
 }
 
 /// 32-bit words of the 64 keys, or the 64 values, of one kv head in a page.

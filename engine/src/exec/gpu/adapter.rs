@@ -360,12 +360,12 @@ async fn open_adapter(
     info: AdapterInfo,
     options: GpuOptions,
 ) -> Result<GpuExecutor, DeviceError> {
-    let (wanted, forced) = match options.kernels {
-        _ if options.portable => (Vec::new(), None),
-        KernelChoice::Auto => (vec![Matrices::Int8, Matrices::F16], None),
-        KernelChoice::Dot4 => (Vec::new(), None),
-        KernelChoice::Coop => (vec![Matrices::F16], Some("coop")),
-        KernelChoice::CoopInt8 => (vec![Matrices::Int8], Some("coop-int8")),
+    let wanted = match options.kernels {
+        _ if options.portable => Vec::new(),
+        KernelChoice::Auto => vec![Matrices::Int8, Matrices::F16],
+        KernelChoice::Dot4 => Vec::new(),
+        KernelChoice::Coop => vec![Matrices::F16],
+        KernelChoice::CoopInt8 => vec![Matrices::Int8],
     };
     let reported = if wanted.is_empty() {
         Vec::new()
@@ -373,24 +373,24 @@ async fn open_adapter(
         matrices::reported(&adapter)
     };
     let mut executor = open_device(adapter, info, options.portable).await?;
-    executor.fused |= options.always_fuse;
+    executor.features.fused |= options.always_fuse;
     for (matrices, mut state) in reported {
-        if !wanted.contains(&matrices) || executor.matrices.is_some() {
+        if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
             continue;
         }
         if state.is_ok() {
             state = matrices::self_test(&mut executor, matrices).await;
         }
-        match (&state, forced) {
-            (Ok(()), _) => executor.matrices = Some(matrices),
-            (Err(reason), Some(wanted)) => {
+        match &state {
+            Ok(()) => executor.features.matrices = Some(matrices),
+            Err(reason) if options.kernels != KernelChoice::Auto => {
                 return Err(DeviceError::Kernels {
                     name: executor.info.name.clone(),
-                    wanted,
+                    wanted: options.kernels.name(),
                     reason: reason.clone(),
                 });
             }
-            (Err(_), None) => {}
+            Err(_) => {}
         }
         executor.info.matrices.push((matrices, state));
     }

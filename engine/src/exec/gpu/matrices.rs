@@ -5,6 +5,7 @@
 //! twin's, on this adapter, in this process.
 
 use super::GpuExecutor;
+use crate::exec::DeviceError;
 use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::linear::integer::{self, Params};
 use plateau_shaders::linear::{
@@ -142,8 +143,19 @@ pub(super) async fn self_test(
 }
 
 async fn run(executor: &mut GpuExecutor, plan: Plan, tests: &[Test]) -> Result<(), String> {
-    let text = |error: crate::exec::DeviceError| error.to_string();
-    let prepared = executor.prepare(plan).await.map_err(text)?;
+    let prepared = executor.prepare(plan).await;
+    let prepared = prepared.map_err(|error| error.to_string())?;
+    let compared = compare(executor, prepared, tests).await;
+    executor.release(prepared);
+    compared
+}
+
+async fn compare(
+    executor: &mut GpuExecutor,
+    prepared: usize,
+    tests: &[Test],
+) -> Result<(), String> {
+    let text = |error: DeviceError| error.to_string();
     for test in tests {
         for (id, words) in test.buffers.iter().zip(&test.words) {
             executor
@@ -170,7 +182,6 @@ async fn run(executor: &mut GpuExecutor, plan: Plan, tests: &[Test]) -> Result<(
             ));
         }
     }
-    executor.release(prepared);
     Ok(())
 }
 

@@ -14,7 +14,6 @@ use super::profile::{ProfileDetail, RunTimes};
 use super::{AdapterInfo, DeviceError, KernelChoice};
 use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
 use pipeline::Pipelines;
-use plateau_shaders::Matrices;
 use profile::Profiler;
 use std::future::Future;
 use std::ops::Range;
@@ -75,10 +74,8 @@ struct PreparedPlan {
 /// A GPU, its buffers and its prepared plans.
 pub struct GpuExecutor {
     info: AdapterInfo,
-    /// What the integer GEMMs run on: chosen, and tested, when the device was opened.
-    matrices: Option<Matrices>,
-    /// Whether plans for it may fuse dispatches.
-    fused: bool,
+    /// What plans for it may use; matrices are tested when the device is opened.
+    features: Features,
     device: wgpu::Device,
     queue: wgpu::Queue,
     faults: Arc<Mutex<Faults>>,
@@ -139,9 +136,12 @@ impl GpuExecutor {
             faults.error.get_or_insert(error.to_string());
         }));
         Self {
-            fused: info.plan_features().fused,
+            features: Features {
+                subgroups: device.features().contains(wgpu::Features::SUBGROUP),
+                fused: info.plan_features().fused,
+                matrices: None,
+            },
             info,
-            matrices: None,
             device,
             queue,
             faults,
@@ -164,11 +164,7 @@ impl GpuExecutor {
     }
 
     pub fn features(&self) -> Features {
-        Features {
-            subgroups: self.device.features().contains(wgpu::Features::SUBGROUP),
-            fused: self.fused,
-            matrices: self.matrices,
-        }
+        self.features
     }
 
     pub fn max_buffer_bytes(&self) -> u64 {
