@@ -20,7 +20,9 @@ use plateau::tensor::{Bits, KvType};
 use plateau_tests::Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Instant;
 
 const BOS: u32 = 1;
@@ -61,14 +63,10 @@ fn main() {
 }
 
 async fn run(name: &str, keys: &BTreeMap<&str, &str>) {
-    let number = |key: &str, default: u32| {
-        let value = keys.get(key).map(|value| value.parse());
-        value.map_or(default, |value| value.expect("a number after ="))
-    };
     let text = |key: &str, default: &'static str| keys.get(key).copied().unwrap_or(default);
     let full = shape(name).unwrap_or_else(|| panic!("'{name}' is none of the shapes"));
     let mut json = full.clone();
-    json["num_hidden_layers"] = json!(number("layers", 2));
+    json["num_hidden_layers"] = json!(number(keys, "layers", 2));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (float, out) = (folder.path().join("float"), folder.path().join("out"));
     write_random(&float, &json);
@@ -78,14 +76,10 @@ async fn run(name: &str, keys: &BTreeMap<&str, &str>) {
         .expect("a checkpoint");
     let recipe_name = text("recipe", "flattenquant-w4a8");
     let mut recipe = Recipe::named(recipe_name).expect("the name of a recipe");
-    let share = |key: &str, default: f32| {
-        let value = keys.get(key).map(|value| value.parse());
-        value.map_or(default, |value| value.expect("a number after ="))
-    };
-    recipe.added_int4 = share("added-int4", recipe.added_int4);
-    recipe.added_int8 = share("added-int8", recipe.added_int8);
-    recipe.added_down = share("added-down", recipe.added_down);
-    let (windows, tokens) = (number("windows", 4) as usize, number("tokens", 64) as usize);
+    recipe.added_int4 = number(keys, "added-int4", recipe.added_int4);
+    recipe.added_int8 = number(keys, "added-int8", recipe.added_int8);
+    recipe.added_down = number(keys, "added-down", recipe.added_down);
+    let (windows, tokens) = (number(keys, "windows", 4), number(keys, "tokens", 64));
     let mut rng = Rng::new(2);
     let ids: Vec<u32> = (0..windows * tokens)
         .map(|_| rng.below(checkpoint.config.vocab_size))
@@ -150,6 +144,12 @@ async fn run(name: &str, keys: &BTreeMap<&str, &str>) {
         100.0 * added
     );
     budget(&full, &plan);
+}
+
+/// What a key says.
+fn number<T: FromStr<Err: Debug>>(keys: &BTreeMap<&str, &str>, key: &str, default: T) -> T {
+    let value = keys.get(key).map(|value| value.parse());
+    value.map_or(default, |value| value.expect("a number after ="))
 }
 
 /// Random halves, the norms' weights ones.

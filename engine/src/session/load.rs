@@ -15,6 +15,7 @@ use crate::plan::Features;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
 use plateau_shaders::linear::integer::MAX_IN_FEATURES;
+use plateau_shaders::linear::norm_input::TILE;
 use plateau_shaders::pack;
 use plateau_shaders::quantize::flatten_quantize::extra;
 use rayon::prelude::*;
@@ -184,7 +185,6 @@ fn synthetic_inputs(
     added: [f32; 2],
 ) -> BTreeMap<String, StaticInput> {
     const THRESHOLD: f32 = 4.0;
-    const TILE: u32 = 64;
     let mut statics = BTreeMap::new();
     for layer in 0..config.num_hidden_layers {
         let groups = config.layer(layer).groups.into_iter().enumerate();
