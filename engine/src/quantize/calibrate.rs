@@ -20,6 +20,7 @@ use plateau_shaders::attention::tiles;
 use plateau_shaders::quantize::{gram, gram_cross, gram_f32, gram_i8};
 use plateau_shaders::{PAGE_SIZE, padded};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Rows of one step, where a window is not longer.
 const STEP_ROWS: usize = 2048;
@@ -116,12 +117,23 @@ pub(super) enum Side {
     Exact,
 }
 
-/// What a linear's quantized inputs z [rows, features] have to do with the float model, over all samples.
-pub(super) struct Cross {
-    /// `zᵀX` with the float model's inputs, [features, in_features].
-    pub inputs: Vec<f32>,
-    /// `zᵀD`, [features, out_features], where the linear's outputs are added to the hidden states: D is what these miss so far.
-    pub debt: Option<Vec<f32>>,
+/// Rows of what a linear's quantized inputs z [rows, features] have to do with the float model, over all samples, from feature
+/// `first` on.
+pub(super) enum Cross<'a> {
+    /// Of `zᵀX` with the float model's inputs, [features, in_features].
+    Inputs { first: usize, values: &'a [f32] },
+    /// Of `zᵀD`, [features, out_features], where the linear's outputs are added to the hidden states: D is what these miss so far.
+    Debt { first: usize, values: &'a [f32] },
+}
+
+/// The float model beside a stage's, for a linear's [`Cross`].
+pub(super) struct Beside<'a> {
+    /// Its hidden states.
+    pub hidden: &'a [f32],
+    /// Of its linear among its own.
+    pub number: usize,
+    /// Is given all inputs before all debt.
+    pub on_rows: &'a mut dyn FnMut(Cross<'_>),
 }
 
 impl<'a> Stage<'a> {
@@ -527,14 +539,13 @@ impl<'a> Stage<'a> {
     }
 
     /// `XᵀX` over all samples, where X is what the linear with this label is given: its flat integers where the input is
-    /// static, else floats. And for such integers what they have to do with the float model beside this one, if there is one:
-    /// `exact` has its hidden states, and the number of its linear.
+    /// static, else floats. And for such integers, hands out what they have to do with the float model beside this one.
     pub async fn hessian(
         &mut self,
         label: &str,
         hidden: &[f32],
-        exact: Option<(&[f32], usize)>,
-    ) -> Result<(Hessian, Option<Cross>), QuantizeError> {
+        beside: Option<Beside<'_>>,
+    ) -> Result<Hessian, QuantizeError> {
         let features = self.model.config.hidden_size as usize;
         let step_rows = self.samples.per_step() * self.rows_per_window();
         let found = self
@@ -550,8 +561,8 @@ impl<'a> Stage<'a> {
             false => in_features,
         };
         let len = self.shared().descs.len();
-        let exact = exact.filter(|_| is_static && self.exact.is_some());
-        let buffers = GramBuffers::new(self, n, exact.map(|(_, number)| number));
+        let beside = beside.filter(|_| is_static && self.exact.is_some());
+        let buffers = GramBuffers::new(self, n, beside.as_ref().map(|beside| beside.number));
         for at in len..self.shared().descs.len() {
             let desc = self.shared().descs[at].clone();
             self.executor.allocate(&desc).await?;
@@ -569,9 +580,9 @@ impl<'a> Stage<'a> {
             }
             rows_since += rows;
             self.write_step(Side::Model, step, hidden)?;
-            if let Some((hidden, _)) = exact {
-                let first = step * step_rows * features;
-                self.write_step(Side::Exact, step, &hidden[first..][..rows * features])?;
+            if let Some(beside) = &beside {
+                let hidden = &beside.hidden[step * step_rows * features..][..rows * features];
+                self.write_step(Side::Exact, step, hidden)?;
             }
             let id = match plans.get(&rows) {
                 Some(id) => *id,
@@ -585,51 +596,63 @@ impl<'a> Stage<'a> {
             self.executor.run(id)?;
         }
         self.drain(buffers.h, n, is_static, &mut total).await?;
-        let cross = match buffers.cross {
-            None => None,
-            Some(cross) => Some(Cross {
-                inputs: self
-                    .read_floats(cross.inputs, in_features, cross.columns)
-                    .await?,
-                debt: match cross.hidden {
-                    None => None,
-                    Some([exact, model]) => {
-                        let mut debt = self
-                            .read_floats(exact, in_features, features as u32)
-                            .await?;
-                        let so_far = self
-                            .read_floats(model, in_features, features as u32)
-                            .await?;
-                        debt.iter_mut().zip(so_far).for_each(|(debt, z)| *debt -= z);
-                        Some(debt)
-                    }
-                },
-            }),
-        };
+        if let Some((cross, beside)) = buffers.cross.zip(beside) {
+            self.read_cross(&cross, in_features, beside.on_rows).await?;
+        }
         for id in plans.into_values() {
             self.executor.release(id);
         }
         self.executor.truncate(len);
         self.shared().descs.truncate(len);
-        Ok((total, cross))
+        Ok(total)
     }
 
-    /// The first rows of a matrix on the device.
-    async fn read_floats(
+    /// Hands out the first `features` rows of the matrices, a band at a time.
+    async fn read_cross(
+        &mut self,
+        cross: &CrossBuffers,
+        features: u32,
+        on_rows: &mut dyn FnMut(Cross<'_>),
+    ) -> Result<(), QuantizeError> {
+        for rows in bands(features, cross.columns) {
+            let first = rows.start as usize;
+            let values = self.read_rows(cross.inputs, cross.columns, rows).await?;
+            on_rows(Cross::Inputs {
+                first,
+                values: &values,
+            });
+        }
+        let Some([exact, model]) = cross.hidden else {
+            return Ok(());
+        };
+        let columns = self.model.config.hidden_size;
+        for rows in bands(features, columns) {
+            let first = rows.start as usize;
+            let mut values = self.read_rows(exact, columns, rows.clone()).await?;
+            let so_far = self.read_rows(model, columns, rows).await?;
+            values
+                .iter_mut()
+                .zip(so_far)
+                .for_each(|(debt, z)| *debt -= z);
+            on_rows(Cross::Debt {
+                first,
+                values: &values,
+            });
+        }
+        Ok(())
+    }
+
+    /// Rows of a matrix of floats on the device.
+    async fn read_rows(
         &mut self,
         buffer: BufferId,
-        rows: u32,
         columns: u32,
+        rows: Range<u32>,
     ) -> Result<Vec<f32>, QuantizeError> {
-        let mut values = Vec::with_capacity(rows as usize * columns as usize);
-        let band = DRAINED_WORDS / columns.max(1) + 1;
-        for first in (0..rows).step_by(band as usize) {
-            let end = (first + band).min(rows);
-            let words = u64::from(first) * u64::from(columns)..u64::from(end) * u64::from(columns);
-            let found = self.executor.read(None, buffer, words).await?;
-            values.extend(found.into_iter().map(f32::from_bits));
-        }
-        Ok(values)
+        let words =
+            u64::from(rows.start) * u64::from(columns)..u64::from(rows.end) * u64::from(columns);
+        let found = self.executor.read(None, buffer, words).await?;
+        Ok(bytemuck::cast_vec(found))
     }
 
     /// Adds the device's matrix to `total`, and clears it.
@@ -640,10 +663,8 @@ impl<'a> Stage<'a> {
         integers: bool,
         total: &mut Hessian,
     ) -> Result<(), QuantizeError> {
-        // A band of rows at a time.
-        let band = DRAINED_WORDS / n.max(1) + 1;
-        for first in (0..n).step_by(band as usize) {
-            let rows = first..(first + band).min(n);
+        for rows in bands(n, n) {
+            let first = rows.start;
             let words = u64::from(rows.start) * u64::from(n)..u64::from(rows.end) * u64::from(n);
             let found = self.executor.read(None, h, words.clone()).await?;
             match integers {
@@ -787,6 +808,14 @@ impl Drop for Stage<'_> {
         }
         self.executor.truncate(0);
     }
+}
+
+/// The rows of a matrix, as many at a time as are read at once.
+fn bands(rows: u32, columns: u32) -> impl Iterator<Item = Range<u32>> {
+    let band = DRAINED_WORDS / columns.max(1) + 1;
+    (0..rows)
+        .step_by(band as usize)
+        .map(move |first| first..(first + band).min(rows))
 }
 
 /// Where the matrices of [`Stage::hessian`] are summed.

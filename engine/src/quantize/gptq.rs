@@ -107,6 +107,9 @@ pub enum GptqError {
     NotPositive { damping: f64 },
 }
 
+/// Right-hand sides that [`Factor::solve`] solves together.
+pub const SOLVED: usize = PANEL;
+
 /// A Hessian's factor: serves every weight that reads the same inputs, and every grid.
 pub struct Factor {
     features: usize,
@@ -186,76 +189,60 @@ impl Factor {
         of_feature
     }
 
-    /// Solves `(H + damping) y = rhs` for many right-hand sides, [features, outputs], in place.
-    pub fn solve(&self, rhs: &mut [f64], outputs: usize) {
-        let starts: Vec<usize> = (0..outputs).step_by(SOLVED).collect();
-        let solved: Vec<Vec<f64>> = starts
-            .par_iter()
-            .map(|&start| {
-                let width = SOLVED.min(outputs - start);
-                let mut lanes = vec![0.0; self.columns.size() * SOLVED];
-                for (position, &feature) in self.feature_at.iter().enumerate() {
-                    let from = &rhs[feature * outputs + start..][..width];
-                    lanes[position * SOLVED..][..width].copy_from_slice(from);
-                }
-                self.solve_lanes(&mut lanes);
-                lanes
-            })
-            .collect();
-        for (start, lanes) in starts.into_iter().zip(solved) {
-            let width = SOLVED.min(outputs - start);
-            for (position, &feature) in self.feature_at.iter().enumerate() {
-                let to = &mut rhs[feature * outputs + start..][..width];
-                to.copy_from_slice(&lanes[position * SOLVED..][..width]);
-            }
+    /// Solves `(H + damping) y = rhs` for [`SOLVED`] right-hand sides, [features, SOLVED], in place.
+    pub fn solve(&self, rhs: &mut [f64]) {
+        let mut lanes = vec![0.0; self.columns.size() * PANEL];
+        for (lanes, &feature) in lanes.chunks_exact_mut(PANEL).zip(&self.feature_at) {
+            lanes.copy_from_slice(&rhs[feature * PANEL..][..PANEL]);
+        }
+        self.solve_lanes(&mut lanes);
+        for (lanes, &feature) in lanes.chunks_exact(PANEL).zip(&self.feature_at) {
+            rhs[feature * PANEL..][..PANEL].copy_from_slice(lanes);
         }
     }
 
-    /// [positions, SOLVED]: forward through the unit triangle, by the pivots, and back.
+    /// [positions, PANEL]: forward through the unit triangle, by the pivots, and back.
     fn solve_lanes(&self, lanes: &mut [f64]) {
         let panels = self.columns.size() / PANEL;
         for p in 0..panels {
             let panel = self.columns.panel(p);
-            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * SOLVED);
-            let block = &mut head[p * PANEL * SOLVED..];
+            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * PANEL);
+            let block = &mut head[p * PANEL * PANEL..];
             for row in 1..PANEL {
-                let (before, x) = block.split_at_mut(row * SOLVED);
-                for (c, y) in before.chunks_exact(SOLVED).enumerate() {
-                    subtract(&mut x[..SOLVED], panel[row * PANEL + c], y);
+                let (before, x) = block.split_at_mut(row * PANEL);
+                for (c, y) in before.chunks_exact(PANEL).enumerate() {
+                    subtract(&mut x[..PANEL], panel[row * PANEL + c], y);
                 }
             }
             let rows = panel[PANEL * PANEL..].chunks_exact(PANEL);
-            for (x, factors) in below.chunks_exact_mut(SOLVED).zip(rows) {
-                for (y, factor) in block.chunks_exact(SOLVED).zip(factors) {
+            for (x, factors) in below.chunks_exact_mut(PANEL).zip(rows) {
+                for (y, factor) in block.chunks_exact(PANEL).zip(factors) {
                     subtract(x, *factor, y);
                 }
             }
         }
-        for (x, pivot) in lanes.chunks_exact_mut(SOLVED).zip(&self.pivots) {
+        for (x, pivot) in lanes.chunks_exact_mut(PANEL).zip(&self.pivots) {
             x.iter_mut().for_each(|x| *x /= pivot);
         }
         for p in (0..panels).rev() {
             let panel = self.columns.panel(p);
-            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * SOLVED);
-            let block = &mut head[p * PANEL * SOLVED..];
+            let (head, below) = lanes.split_at_mut((p + 1) * PANEL * PANEL);
+            let block = &mut head[p * PANEL * PANEL..];
             let rows = panel[PANEL * PANEL..].chunks_exact(PANEL);
-            for (y, factors) in below.chunks_exact(SOLVED).zip(rows) {
-                for (x, factor) in block.chunks_exact_mut(SOLVED).zip(factors) {
+            for (y, factors) in below.chunks_exact(PANEL).zip(rows) {
+                for (x, factor) in block.chunks_exact_mut(PANEL).zip(factors) {
                     subtract(x, *factor, y);
                 }
             }
             for row in (1..PANEL).rev() {
-                let (before, y) = block.split_at_mut(row * SOLVED);
-                for (c, x) in before.chunks_exact_mut(SOLVED).enumerate() {
-                    subtract(x, panel[row * PANEL + c], &y[..SOLVED]);
+                let (before, y) = block.split_at_mut(row * PANEL);
+                for (c, x) in before.chunks_exact_mut(PANEL).enumerate() {
+                    subtract(x, panel[row * PANEL + c], &y[..PANEL]);
                 }
             }
         }
     }
 }
-
-/// Right-hand sides that are solved together.
-const SOLVED: usize = 16;
 
 /// `x -= factor * y`
 fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {

@@ -56,6 +56,10 @@ impl HostLayer {
     }
 
     fn tensor_mut(&mut self, name: &str) -> &mut [f32] {
+        self.values_mut(name)
+    }
+
+    fn values_mut(&mut self, name: &str) -> &mut Vec<f32> {
         let found = self.tensors.get_mut(name);
         found.unwrap_or_else(|| panic!("{name} is a tensor of the layer"))
     }
@@ -63,6 +67,11 @@ impl HostLayer {
     /// [out_features, in_features]
     pub fn weight(&self, linear: &str) -> &[f32] {
         self.tensor(&format!("{linear}.weight"))
+    }
+
+    /// Takes a linear's [out_features, in_features] out; nobody may ask for them again.
+    pub fn take_weight(&mut self, linear: &str) -> Vec<f32> {
+        std::mem::take(self.values_mut(&format!("{linear}.weight")))
     }
 
     /// Puts other values, [out_features, in_features], in the place of a linear's.

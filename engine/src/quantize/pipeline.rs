@@ -10,7 +10,7 @@ use super::bit_width::{
     Candidate as SizedCandidate, Divergence, Histogram, Sensitivity, choose_by_limit,
     choose_by_share, choose_within,
 };
-use super::calibrate::{LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS};
+use super::calibrate::{Beside, Cross, LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS};
 use super::flatten::FlatMap;
 use super::gptq::{Factor, GptqConfig};
 use super::grid::{ClipSearch, Grid, GridConfig};
@@ -18,7 +18,7 @@ use super::layer::{HostLayer, Producer};
 use super::linear::{FlatInput, LinearPlan, QuantizedLinear, WeightError};
 use super::outliers::Outliers;
 use super::recipe::{Activations, BitPolicy, Choice, Recipe, Smoothing};
-use super::refit;
+use super::refit::{self, RightHand};
 use super::sensitivity::Streams;
 use super::smooth::{balancing_scales, bound_rows, smoothing_scales};
 use crate::checkpoint::{
@@ -751,7 +751,7 @@ pub async fn write(
                     &hidden,
                     &exact,
                     plan,
-                    &weights,
+                    &mut weights,
                     recipe,
                     gptq,
                     &mut errors,
@@ -803,44 +803,58 @@ pub async fn write(
 }
 
 /// A layer's linears by GPTQ, group after group, each with the groups before it quantized already. In the order of the plan.
+/// Takes the float weights away as it goes.
 async fn with_hessians(
     stage: &mut Stage<'_>,
     hidden: &[f32],
     exact: &[f32],
     plan: &LayerPlan,
-    weights: &HostLayer,
+    weights: &mut HostLayer,
     recipe: &Recipe,
     gptq: GptqConfig,
     errors: &mut Vec<(String, WeightError)>,
 ) -> Result<Vec<QuantizedLinear>, QuantizeError> {
     let mut all = Vec::new();
     for (label, names) in stage.joined() {
-        let group = plan.group_of(&names[0]);
-        let beside = (!exact.is_empty()).then_some((exact, group));
-        let (hessian, cross) = stage.hessian(&label, hidden, beside).await?;
+        let linears: Vec<&LinearPlan> = names.iter().map(|name| plan.linear(name)).collect();
+        // Not needed again.
+        let floats: Vec<Vec<f32>> = names.iter().map(|name| weights.take_weight(name)).collect();
+        let mut fits: Vec<RightHand> = Vec::new();
+        let mut on_rows = |rows: Cross<'_>| {
+            if fits.is_empty() {
+                let linears = linears.iter();
+                fits = linears
+                    .map(|l| {
+                        RightHand::new(l.flat_features() as usize, l.shape.out_features as usize)
+                    })
+                    .collect();
+            }
+            for (fit, w) in fits.iter_mut().zip(&floats) {
+                match rows {
+                    Cross::Inputs { first, values } => fit.add_inputs(first, values, w),
+                    Cross::Debt { first, values } => fit.add_debt(first, values),
+                }
+            }
+        };
+        let beside = (!exact.is_empty()).then_some(Beside {
+            hidden: exact,
+            number: plan.group_of(&names[0]),
+            on_rows: &mut on_rows,
+        });
+        let hessian = stage.hessian(&label, hidden, beside).await?;
         let factor_with = |config: GptqConfig| {
             Factor::new(&hessian, config).map_err(|source| QuantizeError::Gptq {
                 linear: label.clone(),
                 source,
             })
         };
-        let linears: Vec<&LinearPlan> = names.iter().map(|name| plan.linear(name)).collect();
-        let weights_of = |linear: &LinearPlan| weights.weight(&linear.shape.name);
-        let mut flats: Vec<Vec<f32>> = linears
-            .iter()
-            .map(|linear| linear.flat_weights(weights_of(linear)))
-            .collect();
-        if let Some(cross) = cross {
+        let flat_of = |(linear, w): (&&LinearPlan, Vec<f32>)| linear.flat_weights(&w);
+        let mut flats: Vec<Vec<f32>> = linears.iter().zip(floats).map(flat_of).collect();
+        if !fits.is_empty() {
             let factor = factor_with(refit::FACTOR)?;
-            for (linear, flat) in linears.iter().zip(&mut flats) {
-                let exact = refit::Exact {
-                    inputs: &cross.inputs,
-                    in_features: linear.shape.in_features as usize,
-                    w: weights_of(linear),
-                    debt: cross.debt.as_deref(),
-                };
+            for ((linear, flat), fit) in linears.iter().zip(&mut flats).zip(fits) {
                 if let Some(input) = &linear.input {
-                    refit::refit(flat, &exact, input.scale, &factor);
+                    fit.refit(flat, input.scale, &factor);
                 }
             }
         }

@@ -8,7 +8,8 @@
 //! and GPTQ then rounds V. Rounding of the inputs, what saturates and the errors of earlier layers are all in Z. D is a share of
 //! what the hidden states miss so far, for linears that add to them: they can give some of it back.
 
-use super::gptq::{Factor, GptqConfig, Order};
+use super::gptq::{Factor, GptqConfig, Order, SOLVED};
+use super::linalg::multiply_add;
 use rayon::prelude::*;
 
 /// What holds V near W': GPTQ needs far less, to have a factor at all.
@@ -18,80 +19,88 @@ pub const FACTOR: GptqConfig = GptqConfig {
 };
 /// Of what the hidden states miss, the share that a linear is asked to give back.
 const DEBT_SHARE: f64 = 0.5;
-/// Features whose sums are made together, so that a row of weights is read once for them.
-const BLOCK: usize = 8;
 
-/// The float side of a linear. z [rows, features] are the integers of the flat inputs.
-pub struct Exact<'a> {
-    /// `zᵀX`, [features, in_features].
-    pub inputs: &'a [f32],
-    pub in_features: usize,
-    /// Weights [outputs, in_features].
-    pub w: &'a [f32],
-    /// zᵀ times what the hidden states miss, [features, outputs], for a linear that adds to them.
-    pub debt: Option<&'a [f32]>,
+/// The right-hand side of a linear's fit, `ZᵀX Wᵀ + ZᵀD`, in units of the integers z that Z is made of. It is summed from bands of
+/// features, so that neither `zᵀX` nor `zᵀD` is ever in memory as a whole.
+pub struct RightHand {
+    features: usize,
+    outputs: usize,
+    /// [outputs / SOLVED, features, SOLVED]
+    sums: Vec<f64>,
 }
 
-/// Refits `flat` [outputs, features], W' above, in place. Each of the integers z is worth `scale`, and `factor` is that of `zᵀz`:
-/// its damping is λ, in units of z.
-pub fn refit(flat: &mut [f32], exact: &Exact<'_>, scale: f32, factor: &Factor) {
-    let features = factor.features();
-    let outputs = flat.len() / features;
-    let scale = f64::from(scale);
-    let w = transposed(exact.w, exact.in_features);
-    // [features, outputs]
-    let mut solution = vec![0.0_f64; features * outputs];
-    solution
-        .par_chunks_mut(BLOCK * outputs)
-        .zip(exact.inputs.par_chunks(BLOCK * exact.in_features))
-        .for_each(|(sums, inputs)| {
-            for (input, w) in w.chunks_exact(outputs).enumerate() {
-                let inputs = inputs.iter().skip(input).step_by(exact.in_features);
-                for (sums, x) in sums.chunks_exact_mut(outputs).zip(inputs) {
-                    add(sums, f64::from(*x), w);
+impl RightHand {
+    /// Zeros, for a linear with flat `features` and `outputs`.
+    pub fn new(features: usize, outputs: usize) -> Self {
+        Self {
+            features,
+            outputs,
+            sums: vec![0.0; features * outputs.next_multiple_of(SOLVED)],
+        }
+    }
+
+    /// Adds the features from `first` on: `inputs` is rows of `zᵀX` [features, in_features] with the float model's inputs, `w` its
+    /// weights [outputs, in_features].
+    pub fn add_inputs(&mut self, first: usize, inputs: &[f32], w: &[f32]) {
+        let in_features = w.len() / self.outputs;
+        let (outputs, features) = (self.outputs, self.features);
+        let chunks = self.sums.par_chunks_exact_mut(features * SOLVED);
+        chunks.enumerate().for_each(|(chunk, sums)| {
+            let mut columns = vec![0.0; in_features * SOLVED];
+            let rows = chunk * SOLVED..((chunk + 1) * SOLVED).min(outputs);
+            for (lane, row) in rows.enumerate() {
+                let row = &w[row * in_features..][..in_features];
+                for (column, value) in columns.chunks_exact_mut(SOLVED).zip(row) {
+                    column[lane] = f64::from(*value);
+                }
+            }
+            let sums = sums[first * SOLVED..].chunks_mut(SOLVED * SOLVED);
+            for (sums, inputs) in sums.zip(inputs.chunks(SOLVED * in_features)) {
+                multiply_add(
+                    |row, at| f64::from(inputs[row * in_features + at]),
+                    &columns,
+                    &mut sums[..inputs.len() / in_features * SOLVED],
+                );
+            }
+        });
+    }
+
+    /// Adds the features from `first` on of what the linear is asked to give back: `debt` is rows of z [features, tokens] times
+    /// what the hidden states miss, [features, outputs].
+    pub fn add_debt(&mut self, first: usize, debt: &[f32]) {
+        let (outputs, features) = (self.outputs, self.features);
+        let chunks = self.sums.par_chunks_exact_mut(features * SOLVED);
+        chunks.enumerate().for_each(|(chunk, sums)| {
+            let sums = sums[first * SOLVED..].chunks_exact_mut(SOLVED);
+            for (sums, debt) in sums.zip(debt.chunks_exact(outputs)) {
+                for (sum, debt) in sums.iter_mut().zip(&debt[chunk * SOLVED..]) {
+                    *sum += DEBT_SHARE * f64::from(*debt);
                 }
             }
         });
-    let w_flat = transposed(flat, features);
-    let damping = factor.damping();
-    solution
-        .par_chunks_exact_mut(outputs)
-        .zip(w_flat.par_chunks_exact(outputs))
-        .enumerate()
-        .for_each(|(feature, (sums, w))| {
-            if let Some(debt) = exact.debt {
-                add(sums, DEBT_SHARE, &debt[feature * outputs..][..outputs]);
-            }
-            add(sums, scale * damping[feature], w);
-        });
-    factor.solve(&mut solution, outputs);
-    flat.par_chunks_exact_mut(features)
-        .enumerate()
-        .for_each(|(output, flat)| {
-            for (feature, value) in flat.iter_mut().enumerate() {
-                *value = (solution[feature * outputs + output] / scale) as f32;
-            }
-        });
-}
-
-/// `sums += factor * values`
-fn add(sums: &mut [f64], factor: f64, values: &[f32]) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += factor * f64::from(*value);
     }
-}
 
-/// [rows, columns] to [columns, rows].
-fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
-    let rows = matrix.len() / columns;
-    let mut result = vec![0.0; matrix.len()];
-    result
-        .par_chunks_mut(rows)
-        .enumerate()
-        .for_each(|(column, out)| {
-            for (row, out) in out.iter_mut().enumerate() {
-                *out = matrix[row * columns + column];
-            }
-        });
-    result
+    /// Refits `flat` [outputs, features], W' above, in place. Each of the integers z is worth `scale`, and `factor` is that of
+    /// `zᵀz`: its damping is λ, in units of z.
+    pub fn refit(mut self, flat: &mut [f32], scale: f32, factor: &Factor) {
+        let features = self.features;
+        let scale = f64::from(scale);
+        let damping = factor.damping();
+        flat.par_chunks_mut(features * SOLVED)
+            .zip(self.sums.par_chunks_exact_mut(features * SOLVED))
+            .for_each(|(flat, sums)| {
+                for (lane, row) in flat.chunks_exact(features).enumerate() {
+                    let sums = sums.iter_mut().skip(lane).step_by(SOLVED);
+                    for ((sum, damping), value) in sums.zip(&damping).zip(row) {
+                        *sum += scale * damping * f64::from(*value);
+                    }
+                }
+                factor.solve(sums);
+                for (lane, row) in flat.chunks_exact_mut(features).enumerate() {
+                    for (value, sum) in row.iter_mut().zip(sums.iter().skip(lane).step_by(SOLVED)) {
+                        *value = (sum / scale) as f32;
+                    }
+                }
+            });
+    }
 }
