@@ -18,12 +18,16 @@ use plateau::quantize::report::{peak_memory, totals};
 use plateau::quantize::{Progress, Recipe, Source};
 use plateau::tensor::{Bits, KvType};
 use plateau_tests::Rng;
+use plateau_tests::heap::{self, Counting};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
+
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 const BOS: u32 = 1;
 /// Of the device's budget: one sequence, prompts in steps of 512 tokens.
@@ -96,11 +100,14 @@ async fn run(name: &str, keys: &BTreeMap<&str, &str>) {
     let layers = f64::from(checkpoint.config.num_hidden_layers);
     let mut silent = |_: Progress| {};
     let before = peak_memory();
+    heap::forget_peak();
     let start = Instant::now();
     let plan = decide(&source, &mut opened.executor, &recipe, &mut silent).await;
     let plan = plan.unwrap_or_else(|error| panic!("{error}"));
     let deciding = start.elapsed().as_secs_f64() / layers;
     let decided = peak_memory();
+    let deciding_heap = heap::peak();
+    heap::forget_peak();
     let start = Instant::now();
     if text("dry", "no") != "yes" {
         let device = &mut opened.executor;
@@ -137,6 +144,11 @@ async fn run(name: &str, keys: &BTreeMap<&str, &str>) {
     println!(
         "most memory of the process, MB: {:.0} before, {:.0} after calibrating, {:.0} after quantizing",
         peaks[0], peaks[1], peaks[2]
+    );
+    println!(
+        "most of the heap, without what the driver has, MB: {:.0} while calibrating, {:.0} while quantizing",
+        megabytes(deciding_heap as u64),
+        megabytes(heap::peak() as u64),
     );
     println!(
         "{bits:.3} bits a weight, {:.2} % of the work in INT4 by INT4, {:.2} % channels added",

@@ -1,104 +1,76 @@
-//! Loading needs host memory for some chunks of weights, not for the model.
+//! Loading needs host memory for some chunks of weights, not for the model; quantizing for one layer, not for all.
 //!
-//! What is counted is Rust's heap, by an allocator of this binary's own: hence one test. Uploads on their way are not in it:
+//! What is counted is Rust's heap, by an allocator of this binary's own: hence one test at a time. Uploads on their way are not in it:
 //! wgpu keeps them in memory of the driver, and the executor bounds them by submitting every 64 MiB.
 
+use plateau::exec::Executor;
+use plateau::quantize::calibrate::Samples;
+use plateau::quantize::{Recipe, Source, quantize};
 use plateau::session::LoadOptions;
 use plateau::tensor::Quant;
+use plateau_tests::heap::{self, Counting};
 use plateau_tests::{Rng, device, model};
 use serde_json::{Map, json};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// The system's allocator, with the bytes in use and their peak.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let in_use = IN_USE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(in_use, Ordering::Relaxed);
-}
-
-fn shrink(bytes: usize) {
-    IN_USE.fetch_sub(bytes, Ordering::Relaxed);
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches nothing of it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        shrink(layout.size());
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // Both are there while the contents move.
-        grow(new_size);
-        shrink(layout.size());
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-}
+use std::sync::{Mutex, PoisonError};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const HIDDEN: usize = 1024;
-const INTERMEDIATE: usize = 2816;
-const LAYERS: usize = 7;
-const VOCAB: usize = 8192;
+/// Held by the test that counts.
+static COUNTED: Mutex<()> = Mutex::new(());
+
 const SEED: u64 = 11;
 
+/// Of a float model.
+struct Shape {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    vocab: usize,
+}
+
 /// Names and shapes in the order of the file.
-fn tensors() -> Vec<(String, Vec<usize>)> {
-    let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN])];
-    for layer in 0..LAYERS {
+fn tensors(shape: &Shape) -> Vec<(String, Vec<usize>)> {
+    let &Shape {
+        hidden,
+        intermediate,
+        vocab,
+        ..
+    } = shape;
+    let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![vocab, hidden])];
+    for layer in 0..shape.layers {
         let mut add = |name: &str, shape: &[usize]| {
             tensors.push((
                 format!("model.layers.{layer}.{name}.weight"),
                 shape.to_vec(),
             ));
         };
-        add("input_layernorm", &[HIDDEN]);
+        add("input_layernorm", &[hidden]);
         for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
-            add(&format!("self_attn.{name}"), &[HIDDEN, HIDDEN]);
+            add(&format!("self_attn.{name}"), &[hidden, hidden]);
         }
-        add("post_attention_layernorm", &[HIDDEN]);
-        add("mlp.gate_proj", &[INTERMEDIATE, HIDDEN]);
-        add("mlp.up_proj", &[INTERMEDIATE, HIDDEN]);
-        add("mlp.down_proj", &[HIDDEN, INTERMEDIATE]);
+        add("post_attention_layernorm", &[hidden]);
+        add("mlp.gate_proj", &[intermediate, hidden]);
+        add("mlp.up_proj", &[intermediate, hidden]);
+        add("mlp.down_proj", &[hidden, intermediate]);
     }
-    tensors.push(("model.norm.weight".to_owned(), vec![HIDDEN]));
+    tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
     tensors
 }
 
-/// Writes a float model of about 200 MB in halves; gives the size of its weights.
-fn write_model(folder: &Path) -> std::io::Result<usize> {
+/// Writes a float model in halves; gives the size of its weights.
+fn write_model(folder: &Path, shape: &Shape) -> std::io::Result<usize> {
     let config = json!({
         "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "vocab_size": VOCAB,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.hidden / 64,
+        "num_key_value_heads": shape.hidden / 64,
+        "vocab_size": shape.vocab,
         "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
@@ -109,7 +81,7 @@ fn write_model(folder: &Path) -> std::io::Result<usize> {
     std::fs::write(folder.join("config.json"), config.to_string())?;
     let mut header = Map::new();
     let mut end = 0;
-    for (name, shape) in tensors() {
+    for (name, shape) in tensors(shape) {
         let start = end;
         end += 2 * shape.iter().product::<usize>();
         let entry = json!({ "dtype": "F16", "shape": shape, "data_offsets": [start, end] });
@@ -140,9 +112,18 @@ fn loading_takes_some_chunks_of_host_memory_and_not_the_model() {
     /// Four chunks of 8 MiB: one as bytes of the file, as floats, as packed rows and as joined words. Measured 17.7 MiB in f16
     /// and 12.3 MiB in w4a8; the rest is room for headers, wgpu's objects and another driver's.
     const BOUND: usize = 32 << 20;
+    /// About 200 MB.
+    const SHAPE: Shape = Shape {
+        hidden: 1024,
+        intermediate: 2816,
+        layers: 7,
+        vocab: 8192,
+    };
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
     pollster::block_on(async {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let bytes = write_model(folder.path()).expect("the temporary folder can be written");
+        let bytes =
+            write_model(folder.path(), &SHAPE).expect("the temporary folder can be written");
         assert!(bytes > 4 * BOUND, "the model has {bytes} bytes only");
         let checkpoint = model::open(folder.path()).await;
         for quant in [Quant::F16, Quant::W4A8] {
@@ -152,10 +133,10 @@ fn loading_takes_some_chunks_of_host_memory_and_not_the_model() {
                     quant: Some(quant),
                     ..LoadOptions::default()
                 };
-                let before = IN_USE.load(Ordering::Relaxed);
-                PEAK.store(before, Ordering::Relaxed);
+                let before = heap::in_use();
+                heap::forget_peak();
                 let mut session = model::load(&checkpoint, gpu, &options).await;
-                let growth = PEAK.load(Ordering::Relaxed) - before;
+                let growth = heap::peak() - before;
                 println!(
                     "{quant} on {name}: {:.1} MiB of heap for {:.1} MiB of weights",
                     growth as f64 / f64::from(1 << 20),
@@ -169,10 +150,52 @@ fn loading_takes_some_chunks_of_host_memory_and_not_the_model() {
                 let logits = model::logits(&mut session, &[3, 1], None).await;
                 assert!(
                     logits.iter().all(|logit| logit.is_finite())
-                        && logits[..VOCAB] != logits[VOCAB..],
+                        && logits[..SHAPE.vocab] != logits[SHAPE.vocab..],
                     "{quant} on {name}: not a model's logits"
                 );
             }
         }
+    });
+}
+
+#[test]
+fn quantizing_takes_the_memory_of_a_layer_whatever_the_depth() {
+    /// Of plans and names. A layer's weights in f32 are 3.2 MiB, and what GPTQ makes of them another MiB.
+    const PER_LAYER: usize = 100 << 10;
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let peak_with = async |layers: usize| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let shape = Shape {
+            hidden: 256,
+            intermediate: 704,
+            layers,
+            vocab: 512,
+        };
+        write_model(folder.path(), &shape).expect("the temporary folder can be written");
+        let checkpoint = model::open(folder.path()).await;
+        let ids: Vec<u32> = (0..4 * 32).map(|id| id * 7 % 512).collect();
+        let samples = Samples::new(&ids, Some(1), 32, 4, 0).expect("enough tokens");
+        let recipe = Recipe::named("flattenquant-w4a8").expect("a recipe");
+        let source = Source {
+            checkpoint: &checkpoint,
+            samples: Some(&samples),
+            outliers: None,
+        };
+        let mut twin = Executor::twin();
+        let before = heap::in_use();
+        heap::forget_peak();
+        let out = folder.path().join("out");
+        quantize(&source, &mut twin, &recipe, &out, u64::MAX, &mut |_| {})
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        heap::peak() - before
+    };
+    pollster::block_on(async {
+        let (few, many) = (peak_with(2).await, peak_with(5).await);
+        println!("{few} bytes of heap with 2 layers, {many} with 5");
+        assert!(
+            many < few + 3 * PER_LAYER,
+            "{many} bytes of heap with 5 layers, {few} with 2"
+        );
     });
 }

@@ -1,10 +1,11 @@
 //! What the tests, the benches and `plateau bench-ops` share: the table of kernel cases, seeded inputs, named tolerances,
-//! comparison, timing.
+//! comparison, timing, and a heap that counts.
 
 pub mod case;
 pub mod cases;
 pub mod compare;
 pub mod device;
+pub mod heap;
 pub mod model;
 pub mod peaks;
 pub mod rng;
