@@ -193,13 +193,6 @@ async fn rows(float: &Checkpoint, name: &str, rows: u32, columns: u32) -> (Vec<f
     quantized.unzip()
 }
 
-/// The twins and every adapter.
-async fn executors() -> Vec<Executor> {
-    let mut executors = vec![Executor::twin()];
-    executors.extend(device::portable_devices().await);
-    executors
-}
-
 pub(super) async fn written(
     float: &Checkpoint,
     style: impl Fn(&str) -> Style,
@@ -224,7 +217,7 @@ fn flattened_int4_activations_equal_int8_ones() {
             repeated(Style::new(Bits::Int8, 1)),
             repeated(Style::new(Bits::Int4, 18)),
         ];
-        for folder in model::goldens() {
+        for (case, folder) in model::goldens().into_iter().enumerate() {
             let float = model::open(&folder).await;
             let ids: Vec<u32> = (0..21)
                 .map(|i| (i * i + 5) % float.config.vocab_size)
@@ -233,7 +226,7 @@ fn flattened_int4_activations_equal_int8_ones() {
             for (style, number) in styles.into_iter().zip(0..) {
                 let folder_of_style = written(&float, |_| style).await;
                 let checkpoint = model::open(folder_of_style.path()).await;
-                for (device, executor) in executors().await.into_iter().enumerate() {
+                for (device, executor) in device::for_case(case).await.into_iter().enumerate() {
                     let what = format!(
                         "{}, style {number} on {}",
                         folder.display(),
@@ -371,7 +364,7 @@ async fn fused_and_unfused(session: &mut Session, rows: &[Row]) -> [Vec<f32>; 2]
 #[test]
 fn producers_of_integers_change_no_bit() {
     pollster::block_on(async {
-        for folder in model::goldens() {
+        for (golden, folder) in model::goldens().into_iter().enumerate() {
             let float = model::open(&folder).await;
             let folder_of_style = written(&float, |_| Style::new(Bits::Int4, 18)).await;
             let checkpoint = model::open(folder_of_style.path()).await;
@@ -381,8 +374,11 @@ fn producers_of_integers_change_no_bit() {
                 token: (position * position + 5) % float.config.vocab_size,
             };
             let ids: Vec<u32> = (0..21).map(|position| row(position).token).collect();
-            for kv_type in [KvType::F32, KvType::F16, KvType::I8] {
-                for executor in executors().await {
+            for (at, kv_type) in [KvType::F32, KvType::F16, KvType::I8]
+                .into_iter()
+                .enumerate()
+            {
+                for executor in device::for_case(3 * golden + at).await {
                     let what = format!("{} {kv_type:?} on {}", folder.display(), executor.name());
                     let options = LoadOptions {
                         kv_type,

@@ -5,7 +5,6 @@ use plateau::checkpoint::{
     ActivationFormat, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, KvPrefix,
     LinearFormat, NewTensor,
 };
-use plateau::exec::Executor;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{Bits, Granularity, KvType, WeightBits};
@@ -141,12 +140,6 @@ async fn cached(session: &mut Session, tokens: usize) -> Vec<LayerPrefix> {
     layers
 }
 
-async fn executors() -> Vec<Executor> {
-    let mut executors = vec![Executor::twin()];
-    executors.extend(device::portable_devices().await);
-    executors
-}
-
 fn options(kv_type: KvType) -> LoadOptions {
     LoadOptions {
         kv_type,
@@ -178,11 +171,13 @@ fn prompt(start: &[u32], len: usize, vocab: u32) -> Vec<u32> {
 #[test]
 fn a_prefix_of_the_models_own_keys_and_values_changes_no_bit() {
     pollster::block_on(async {
-        for golden in model::goldens() {
+        for (case, golden) in model::goldens().into_iter().enumerate() {
             let (_folder, plain) = rounded(&golden).await;
             let tokens = [1, 9, 4];
             let ids = prompt(&tokens, 75, plain.config.vocab_size);
-            for (executor, again) in executors().await.into_iter().zip(executors().await) {
+            let first = device::for_case(case).await;
+            let second = device::for_case(case).await;
+            for (executor, again) in first.into_iter().zip(second) {
                 let what = format!("{} on {}", golden.display(), executor.name());
                 let options = options(KvType::F32);
                 let mut session = model::load(&plain, executor, &options).await;
@@ -211,10 +206,10 @@ fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
             (KvType::I8, false),
             (KvType::I8, true),
         ];
-        for (golden, (kv_type, is_static)) in goldens
+        let cases = goldens
             .iter()
-            .flat_map(|golden| modes.map(|mode| (golden, mode)))
-        {
+            .flat_map(|golden| modes.map(|mode| (golden, mode)));
+        for (case, (golden, (kv_type, is_static))) in cases.enumerate() {
             let (_folder, plain) = match is_static {
                 false => rounded(golden).await,
                 true => with_static_inputs(golden).await,
@@ -228,7 +223,9 @@ fn logits_with_a_prefix_do_not_depend_on_chunks_or_company() {
             without[1] += 1;
             let layers = noise(&plain, tokens.len());
             let (_folder, stored) = with_prefix(&plain, &tokens, &layers).await;
-            for (executor, again) in executors().await.into_iter().zip(executors().await) {
+            let first = device::for_case(case).await;
+            let second = device::for_case(case).await;
+            for (executor, again) in first.into_iter().zip(second) {
                 let inputs = if is_static { "static" } else { "dynamic" };
                 let what = format!(
                     "{} {kv_type:?}, {inputs} inputs, on {}",
@@ -323,16 +320,17 @@ async fn by_logits(session: &mut Session, prompt: &[u32], n: usize) -> Vec<u32> 
 fn generation_with_a_prefix_is_what_the_logits_say() {
     const NEW: usize = 8;
     pollster::block_on(async {
-        for golden in named([
+        let goldens = named([
             "llama-bias-tied-rope-linear",
             "qwen3-qk-norm",
             "opt-post-norm-project",
-        ]) {
+        ]);
+        for (case, golden) in goldens.into_iter().enumerate() {
             let (_folder, plain) = rounded(&golden).await;
             let vocab = plain.config.vocab_size;
-            for executor in 0..executors().await.len() {
+            for executor in 0..device::for_case(case).await.len() {
                 let open = async |checkpoint: &Checkpoint| {
-                    let executor = executors().await.swap_remove(executor);
+                    let executor = device::for_case(case).await.swap_remove(executor);
                     model::load(checkpoint, executor, &options(KvType::F32)).await
                 };
                 // What follows token 3 by the model itself: the prefix of two is completed by a generated token.

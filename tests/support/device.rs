@@ -45,6 +45,20 @@ pub fn effort(executor: &Executor) -> Effort {
     }
 }
 
+/// The twins and every adapter as [`portable_devices`], for case number `case` of a test on whole models: those of
+/// [`Effort::Reduced`] get the first case only, which is said once.
+pub async fn for_case(case: usize) -> Vec<Executor> {
+    let mut executors = vec![Executor::twin()];
+    for executor in portable_devices().await {
+        if effort(&executor) == Effort::Whole || case == 0 {
+            executors.push(executor);
+        } else if case == 1 {
+            say_left_out(executor.name(), "all cases but the first");
+        }
+    }
+    executors
+}
+
 /// Says what a test leaves out on a device (of [`Effort::Reduced`], say), even where the harness hides what a test prints.
 pub fn say_left_out(executor: &str, what: &str) {
     let thread = std::thread::current();
