@@ -496,7 +496,7 @@ pub enum OpsMode {
 ///
 /// The cases are those of the project's own tests; perf adds linears of the shapes that models have. A kernel is compared
 /// with its twin, a plain loop on the CPU, before it is timed: a wrong result has no speed. perf measures first what the
-/// adapter can do at most: copy and read memory, and calculate in dot4 and in f32.
+/// adapter can do at most: copy and read memory, and calculate in dot4, f32, f16 and, where it has them, on matrices.
 ///
 /// µs is the time of a dispatch among others that do not wait for each other, chained µs of one that waits for the one before,
 /// as in a model. Weights take turns, so that they come from memory. GB/s counts every word once.

@@ -62,15 +62,26 @@ fn perf_measures_the_peaks_and_what_was_asked_for() {
         .iter()
         .filter_map(|row| row["kernel"].as_str())
         .collect();
-    let peaks = ["peak_copy", "peak_read", "peak_dot4", "peak_f32"];
-    assert_eq!(kernels[..4], peaks);
-    assert!(kernels.len() > 5, "{kernels:?}");
+    let peaks = [
+        "peak_copy",
+        "peak_read",
+        "peak_dot4",
+        "peak_f32",
+        "peak_f16",
+        "peak_coop16",
+        "peak_coop16_int8",
+    ];
+    assert_eq!(kernels[..peaks.len()], peaks);
+    assert!(kernels.len() > peaks.len() + 1, "{kernels:?}");
     assert!(
-        kernels[4..]
+        kernels[peaks.len()..]
             .iter()
             .all(|kernel| kernel.starts_with("silu_mul"))
     );
-    for row in found[4..].iter().filter(|row| row["status"] == "OK") {
+    for row in found[peaks.len()..]
+        .iter()
+        .filter(|row| row["status"] == "OK")
+    {
         for field in ["us", "chained_us", "gb_s", "copy_percent", "read_percent"] {
             assert!(
                 row[field].as_f64().is_some_and(|value| value > 0.0),
@@ -78,11 +89,14 @@ fn perf_measures_the_peaks_and_what_was_asked_for() {
             );
         }
     }
-    for (row, peak) in found
-        .iter()
-        .zip([Value::Null, Value::Null, "dot4".into(), "f32".into()])
-    {
+    let bounds = [None, None, Some("dot4"), Some("f32")];
+    for (row, peak) in found.iter().zip(bounds) {
         assert_eq!(row["status"], "OK", "{row}");
+        assert_eq!(row["peak"], Value::from(peak), "{row}");
+    }
+    // Not every adapter has these.
+    for (row, peak) in found[4..].iter().zip(["f16", "coop", "coop-int8"]) {
+        assert!(row["status"] != "FAIL", "{row}");
         assert_eq!(row["peak"], peak, "{row}");
     }
 }

@@ -76,6 +76,9 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     if matrices.is_some() && matrices != device.features().matrices {
         return Some("the adapter has no such matrices, or others were chosen".to_owned());
     }
+    if case.kernel.wgsl().contains("enable f16;") && !device.features().f16 {
+        return Some("the adapter has no shader-f16".to_owned());
+    }
     if case.kernel.subgroups && !device.features().subgroups {
         return Some("the adapter has no subgroups".to_owned());
     }

@@ -12,6 +12,7 @@ use naga::valid::{
 use naga::{Module, ShaderStage};
 use plateau_shaders::{Constant, KERNELS, Kernel, Matrices};
 use plateau_tests::cases;
+use plateau_tests::peaks::Peak;
 use std::borrow::Cow;
 use std::io::Write;
 use std::process::Command;
@@ -278,8 +279,13 @@ fn kernels_with_matrices_translate_to_spirv() {
     let mut problems = Vec::new();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("kernel.spv");
-    let pipelines = pipelines_of(|kernel| kernel.matrices().is_some());
+    let mut pipelines = pipelines_of(|kernel| kernel.matrices().is_some());
     assert!(pipelines.len() >= 4, "the kernels with matrices");
+    let peaks = Peak::ALL.map(|peak| peak.case(0)).into_iter();
+    for case in peaks.filter(|case| case.kernel.matrices().is_some()) {
+        let peak = pipeline(case.kernel, case.constants);
+        pipelines.push(peak.unwrap_or_else(|error| panic!("{error}")));
+    }
     for pipeline in &pipelines {
         let name = pipeline.kernel.name;
         let words = match pipeline.kernel.matrices() {

@@ -518,6 +518,10 @@ impl Perf<'_> {
     /// Twice: in a small size, and in the one that is long enough.
     async fn peak(&mut self, device: &mut Executor, peak: Peak) -> Result<()> {
         let small = peak.case(0);
+        let outcome = self.session.check(device, &small).await;
+        if !matches!(outcome, Outcome::Ok) {
+            return self.print(&small, &outcome, None);
+        }
         let times = self.timer.time(device, &small, Order::Free).await?;
         let doublings = (Peak::LONG_ENOUGH_NS / times.median_ns()).log2().ceil();
         let mut size = (doublings.max(0.0) as u32).min(Peak::LARGEST);

@@ -117,6 +117,7 @@ impl AdapterInfo {
     pub fn plan_features(&self) -> Features {
         Features {
             subgroups: self.features.contains(&("subgroups", true)),
+            f16: self.features.contains(&("shader-f16", true)),
             fused: self.kind != SOFTWARE,
             matrices: self
                 .matrices

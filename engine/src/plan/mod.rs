@@ -101,6 +101,8 @@ impl Dispatch {
 pub struct Features {
     /// Subgroup operations, of any size.
     pub subgroups: bool,
+    /// Arithmetic in f16.
+    pub f16: bool,
     /// Dispatches of a decode step that do the work of several, some of it in every workgroup anew: a gain where dispatches cost more
     /// than arithmetic does.
     pub fused: bool,

@@ -1,12 +1,12 @@
 //! What an adapter can do at most: small kernels that only copy, read or calculate. Their speeds are what the speeds of real
 //! kernels are compared with. Each is a [`Case`], so that it is checked and timed as every other kernel is.
 //!
-//! One more peak, of cooperative matrices say, is a row of [`Peak::ALL`], a kernel, its twin and its case.
+//! One more peak is a row of [`Peak::ALL`], a kernel, its twin and its case.
 
 use crate::case::{Case, Check};
 use crate::rng::Rng;
 use bytemuck::{Pod, Zeroable};
-use plateau_shaders::{Access, Call, Kernel};
+use plateau_shaders::{Access, Call, Kernel, Matrices};
 use std::sync::Arc;
 
 /// A rate that bounds others.
@@ -20,10 +20,24 @@ pub enum Peak {
     Dot4,
     /// Float operations in `fma`, two each.
     F32,
+    /// The same on pairs of f16.
+    F16,
+    /// Operations of matrices of f16.
+    Coop,
+    /// Operations of INT8 matrices.
+    CoopInt8,
 }
 
 impl Peak {
-    pub const ALL: [Self; 4] = [Self::Copy, Self::Read, Self::Dot4, Self::F32];
+    pub const ALL: [Self; 7] = [
+        Self::Copy,
+        Self::Read,
+        Self::Dot4,
+        Self::F32,
+        Self::F16,
+        Self::Coop,
+        Self::CoopInt8,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,6 +45,9 @@ impl Peak {
             Self::Read => "read",
             Self::Dot4 => "dot4",
             Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Coop => "coop",
+            Self::CoopInt8 => "coop-int8",
         }
     }
 
@@ -38,7 +55,7 @@ impl Peak {
     pub const fn is_of_operations(self) -> bool {
         match self {
             Self::Copy | Self::Read => false,
-            Self::Dot4 | Self::F32 => true,
+            Self::Dot4 | Self::F32 | Self::F16 | Self::Coop | Self::CoopInt8 => true,
         }
     }
 
@@ -46,10 +63,15 @@ impl Peak {
     /// not measured.
     pub fn of_operations(kernel: &Kernel) -> Option<Self> {
         let wgsl = kernel.wgsl();
-        if wgsl.contains("coop") {
-            None
+        if let Some(matrices) = kernel.matrices() {
+            Some(match matrices {
+                Matrices::F16 => Self::Coop,
+                Matrices::Int8 => Self::CoopInt8,
+            })
         } else if wgsl.contains("dot4I8Packed(") {
             Some(Self::Dot4)
+        } else if wgsl.contains("fma(") && wgsl.contains("enable f16;") {
+            Some(Self::F16)
         } else if wgsl.contains("fma(") {
             Some(Self::F32)
         } else {
@@ -65,6 +87,9 @@ impl Peak {
             Self::Read => read(SMALLEST_VECTORS << size),
             Self::Dot4 => dot4(SMALLEST_GROUPS << size),
             Self::F32 => f32(SMALLEST_GROUPS << size),
+            Self::F16 => f16(SMALLEST_GROUPS << size),
+            Self::Coop => coop(&COOP, SMALLEST_GROUPS << size, 16),
+            Self::CoopInt8 => coop(&COOP_INT8, SMALLEST_GROUPS << size, 32),
         }
     }
 
@@ -100,6 +125,30 @@ static COPY: Kernel = kernel("peak_copy", &[include_str!("peak_copy.wgsl")], run
 static READ: Kernel = kernel("peak_read", &[include_str!("peak_read.wgsl")], run_read);
 static DOT4: Kernel = kernel("peak_dot4", &[include_str!("peak_dot4.wgsl")], run_dot4);
 static F32: Kernel = kernel("peak_f32", &[include_str!("peak_f32.wgsl")], run_f32);
+
+static F16: Kernel = kernel("peak_f16", &[include_str!("peak_f16.wgsl")], run_f16);
+static COOP: Kernel = Kernel {
+    subgroups: true,
+    ..kernel(
+        "peak_coop16",
+        &[
+            include_str!("peak_coop16.wgsl"),
+            include_str!("peak_coop.wgsl"),
+        ],
+        run_coop,
+    )
+};
+static COOP_INT8: Kernel = Kernel {
+    subgroups: true,
+    ..kernel(
+        "peak_coop16_int8",
+        &[
+            include_str!("peak_coop16_int8.wgsl"),
+            include_str!("peak_coop.wgsl"),
+        ],
+        run_coop_int8,
+    )
+};
 
 /// Vectors or loops, and the workgroups: see the headers of the kernels.
 #[repr(C)]
@@ -211,6 +260,11 @@ fn f32(groups: u32) -> Case {
 }
 
 fn run_f32(call: &mut Call<'_>) {
+    run_fma(call, 1.0);
+}
+
+/// What `lanes` of the same values come to.
+fn run_fma(call: &mut Call<'_>, lanes: f64) {
     let Params { count, groups } = call.params();
     let x = &call.read::<[f32; 2]>(1)[..LANES as usize];
     let y = &mut call.write::<f32>(2)[..(groups * LANES) as usize];
@@ -218,6 +272,78 @@ fn run_f32(call: &mut Call<'_>) {
         let [b, c] = x[i % x.len()].map(f64::from);
         let accumulators =
             (0..ACCUMULATORS).map(|k| (0..count).fold(f64::from(k), |a, _| a * b + c));
-        *y = accumulators.sum::<f64>() as f32;
+        *y = (lanes * accumulators.sum::<f64>()) as f32;
+    }
+}
+
+/// The factors of the f32 case, and addends that stay exact.
+fn f16(groups: u32) -> Case {
+    let mut rng = Rng::new(u64::from(LANES) + 1);
+    let x: Vec<[f32; 2]> = (0..LANES).map(|_| [-1.0, rng.below(64) as f32]).collect();
+    same_groups(&F16, groups, &x, 4)
+}
+
+/// Both halves are the same.
+fn run_f16(call: &mut Call<'_>) {
+    run_fma(call, 2.0);
+}
+
+const FRAG: usize = 16;
+const X_FRAGS: usize = 4;
+const W_FRAGS: usize = 2;
+/// Of a workgroup.
+const BLOCKS: u32 = 8;
+
+/// Integers of -1, 0 and 1: their sums are exact, also in f32. `k` is the features of a matrix.
+fn coop(kernel: &'static Kernel, groups: u32, k: usize) -> Case {
+    let mut rng = Rng::new(k as u64);
+    let x: Vec<i8> = (0..(X_FRAGS + W_FRAGS) * FRAG * k)
+        .map(|_| rng.below(3) as i8 - 1)
+        .collect();
+    let with = |groups: u32| {
+        let y = vec![0u32; groups as usize * FRAG * FRAG];
+        let products = (X_FRAGS * W_FRAGS * FRAG * FRAG * k) as u64;
+        let ops = 2 * products * u64::from(LOOPS * BLOCKS * groups);
+        let name = format!("workgroups={groups} loops={LOOPS}");
+        case_of(kernel, name, LOOPS, groups)
+            .input(bytemuck::cast_slice::<i8, u32>(&x))
+            .output(&y, Check::Exact)
+            .ops(ops)
+    };
+    Case {
+        repeats: Some(Arc::new(with(1))),
+        ..with(groups)
+    }
+}
+
+/// The sums of a workgroup, [16, 16].
+fn coop_sums(call: &Call<'_>, k: usize) -> Vec<i32> {
+    let matrix = FRAG * k;
+    let (x, w) = call.read::<i8>(1)[..(X_FRAGS + W_FRAGS) * matrix].split_at(X_FRAGS * matrix);
+    let loops = call.params::<Params>().count as i32;
+    let sum = |row: usize, out: usize| {
+        let x = x.chunks_exact(matrix).map(|x| &x[row * k..][..k]);
+        let dots = x.flat_map(|x| {
+            let w = w.chunks_exact(matrix).map(|w| &w[out * k..][..k]);
+            w.flat_map(move |w| x.iter().zip(w).map(|(x, w)| i32::from(*x) * i32::from(*w)))
+        });
+        loops * dots.sum::<i32>()
+    };
+    (0..FRAG * FRAG)
+        .map(|at| sum(at / FRAG, at % FRAG))
+        .collect()
+}
+
+fn run_coop(call: &mut Call<'_>) {
+    let sums = coop_sums(call, 16);
+    for (y, sum) in call.write::<f32>(2).iter_mut().zip(sums.iter().cycle()) {
+        *y = *sum as f32;
+    }
+}
+
+fn run_coop_int8(call: &mut Call<'_>) {
+    let sums = coop_sums(call, 32);
+    for (y, sum) in call.write::<i32>(2).iter_mut().zip(sums.iter().cycle()) {
+        *y = *sum;
     }
 }

@@ -138,6 +138,7 @@ impl GpuExecutor {
         Self {
             features: Features {
                 subgroups: device.features().contains(wgpu::Features::SUBGROUP),
+                f16: device.features().contains(wgpu::Features::SHADER_F16),
                 fused: info.plan_features().fused,
                 matrices: None,
             },
