@@ -16,6 +16,65 @@ pub fn compare(found: &[u32], expected: &[u32], check: &Check) -> Result<(), Str
     }
 }
 
+/// How far `found` is from `expected`, where [`compare`] lets it be away.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Deviation {
+    /// Values that were compared.
+    pub values: u64,
+    /// Of floats: the mean squared error over the mean square.
+    pub nmse: f64,
+    /// Of floats: the largest error over what the tolerance allows.
+    pub of_allowed: f64,
+    /// Integers that are a step off.
+    pub off_by_one: u64,
+}
+
+impl Deviation {
+    /// Takes in another one: counts are added, of errors the larger is kept.
+    pub fn add(&mut self, other: &Self) {
+        self.values += other.values;
+        self.nmse = self.nmse.max(other.nmse);
+        self.of_allowed = self.of_allowed.max(other.of_allowed);
+        self.off_by_one += other.off_by_one;
+    }
+}
+
+/// Of outputs that [`compare`] passed.
+pub fn deviation(found: &[u32], expected: &[u32], check: &Check) -> Deviation {
+    let of_floats = |found: &[f64], expected: &[f64], tolerance: Tolerance| {
+        let is_finite = |&(f, e): &(&f64, &f64)| f.is_finite() && e.is_finite();
+        let pairs = || found.iter().zip(expected).filter(is_finite);
+        let squares: f64 = pairs().map(|(_, e)| e * e).sum();
+        let errors: f64 = pairs().map(|(f, e)| (f - e).powi(2)).sum();
+        let scale = (squares / pairs().count().max(1) as f64).sqrt();
+        let share = |(f, e): (&f64, &f64)| (f - e).abs() / tolerance.allowed(*e, scale);
+        Deviation {
+            values: expected.len() as u64,
+            nmse: if errors > 0.0 { errors / squares } else { 0.0 },
+            of_allowed: pairs().map(share).fold(0.0, f64::max),
+            off_by_one: 0,
+        }
+    };
+    let of_integers = |values: usize, off: usize| Deviation {
+        values: values as u64,
+        off_by_one: off as u64,
+        ..Deviation::default()
+    };
+    let differing_bytes = || {
+        let words = found.iter().zip(expected);
+        let bytes = words.map(|(f, e)| (f ^ e).to_le_bytes());
+        bytes.flatten().filter(|&byte| byte != 0).count()
+    };
+    match check {
+        Check::Exact => of_integers(expected.len(), 0),
+        Check::Close(tolerance) => of_floats(&floats(found), &floats(expected), *tolerance),
+        Check::CloseHalves(tolerance) => of_floats(&halves(found), &halves(expected), *tolerance),
+        Check::OneStep | Check::FlatWithinStep(_) => {
+            of_integers(4 * expected.len(), differing_bytes())
+        }
+    }
+}
+
 /// The values of the channels of rows of flat integers, or the first flat channel that is not a part of its channel's value.
 fn flat_values(words: &[u32], row: &FlatRow) -> Result<Vec<i32>, String> {
     let features = row.features as usize;
@@ -134,8 +193,7 @@ pub fn close(found: &[f64], expected: &[f64], tolerance: Tolerance) -> Result<()
             let same = found[i] == expected[i] || (found[i].is_nan() && expected[i].is_nan());
             return if same { 0.0 } else { f64::INFINITY };
         }
-        let allowed = tolerance.absolute + tolerance.relative * expected[i].abs().max(scale);
-        (found[i] - expected[i]).abs() / allowed
+        (found[i] - expected[i]).abs() / tolerance.allowed(expected[i], scale)
     };
     let errors: Vec<f64> = (0..expected.len()).map(excess).collect();
     let Some(first) = errors.iter().position(|&e| e > 1.0) else {

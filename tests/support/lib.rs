@@ -4,6 +4,7 @@
 pub mod case;
 pub mod cases;
 pub mod compare;
+pub mod cuda;
 pub mod device;
 pub mod heap;
 pub mod model;

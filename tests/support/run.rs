@@ -6,7 +6,7 @@ use plateau::exec::{DeviceError, Executor};
 use plateau::plan::{BufferId, Grid, Plan};
 
 /// Words past the end of every buffer, which no kernel may touch.
-const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
+pub(crate) const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
 
 /// Runs `case` on `executor`; gives the words of each output binding, in the order of [`Case::outputs`].
 pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, String> {

@@ -9,6 +9,13 @@ pub struct Tolerance {
     pub relative: f64,
 }
 
+impl Tolerance {
+    /// The largest error of `expected` in a tensor whose root mean square is `scale`.
+    pub fn allowed(&self, expected: f64, scale: f64) -> f64 {
+        self.absolute + self.relative * expected.abs().max(scale)
+    }
+}
+
 /// One or two roundings and a correctly rounded operation: 4 ulp of f32 (2^-23 each, rounded up).
 pub const FLOAT_FEW_ULP: Tolerance = Tolerance {
     name: "few ulp",

@@ -733,9 +733,10 @@ impl Flat {
         case.input(&map).output(&self.x_q(), check)
     }
 
+    /// Before the dispatch four -128 in each word, more than a step from all that may be written.
     fn x_q(&self) -> Vec<u32> {
         let words = pack::i8_row_words(self.map().len());
-        vec![u32::MAX; self.problem.rows() as usize * words]
+        vec![0x8080_8080; self.problem.rows() as usize * words]
     }
 
     fn decode(&self, pool: &PoolType) -> Case {
