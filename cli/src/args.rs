@@ -492,6 +492,16 @@ pub enum OpsMode {
     Support,
 }
 
+/// What `bench-ops` compares with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Against {
+    /// The twins: plain loops on the CPU
+    Twin,
+    /// CUDA kernels of the same operations: test compares every case of several seeds, and whole models; perf times cuBLASLt beside
+    /// the large linears, and a copy; support says whether all that it takes is there
+    Cuda,
+}
+
 /// Test and time single kernels
 ///
 /// The cases are those of the project's own tests; perf adds linears of the shapes that models have. A kernel is compared
@@ -507,7 +517,8 @@ Examples:
   plateau bench-ops perf --filter 'gem[mv]_i4.*in=4096' -o csv
   plateau bench-ops test               every case against its twin
   plateau bench-ops test --filter rms_norm --seed 7
-  plateau bench-ops support --device 1")]
+  plateau bench-ops support --device 1
+  plateau bench-ops test --against cuda            on an NVIDIA GPU: kernels and models against CUDA")]
 pub struct BenchOps {
     #[arg(value_enum, default_value_t = OpsMode::Perf)]
     pub mode: OpsMode,
@@ -517,9 +528,12 @@ pub struct BenchOps {
     /// Form of the output
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = BenchOutput::Md)]
     pub output: BenchOutput,
-    /// Other random inputs; 0 are those of the project's tests
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// Other random inputs [default: 0, those of the project's tests; test --against cuda: 0, 1 and 2]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What kernels are compared with; cuda is for NVIDIA GPUs, and needs the CUDA toolkit's NVRTC and cuBLASLt
+    #[arg(long, value_enum, value_name = "PEER", default_value_t = Against::Twin)]
+    pub against: Against,
     /// perf: leave out cases that would take longer, each
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive)]
     pub budget: f32,

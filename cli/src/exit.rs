@@ -7,6 +7,7 @@ use plateau::eval::EvalError;
 use plateau::exec::{DRIVER_HINT, DeviceError};
 use plateau::quantize::QuantizeError;
 use plateau::session::SessionError;
+use plateau_tests::cuda::CudaError;
 use std::io;
 
 /// The documented exit codes; `plateau --help` lists them.
@@ -73,6 +74,9 @@ pub fn code(error: &anyhow::Error) -> Code {
         if let Some(error) = cause.downcast_ref::<EvalError>() {
             return of_eval(error);
         }
+        if let Some(error) = cause.downcast_ref::<CudaError>() {
+            return of_cuda(error);
+        }
     }
     Code::Failure
 }
@@ -103,6 +107,17 @@ fn of_eval(error: &EvalError) -> Code {
             Code::Usage
         }
         EvalError::NotFinite { .. } => Code::NumericCheck,
+    }
+}
+
+fn of_cuda(error: &CudaError) -> Code {
+    match error {
+        CudaError::Missing { .. } => Code::NoDevice,
+        CudaError::Compile { .. }
+        | CudaError::Driver { .. }
+        | CudaError::Library { .. }
+        | CudaError::NoFunction { .. }
+        | CudaError::Room { .. } => Code::Failure,
     }
 }
 

@@ -23,6 +23,12 @@ pub struct Times {
 }
 
 impl Times {
+    /// At least one batch.
+    pub(crate) fn of(mut batches: Vec<f64>) -> Self {
+        batches.sort_by(f64::total_cmp);
+        Self { batches }
+    }
+
     fn at(&self, share: f64) -> f64 {
         self.batches[(share * (self.batches.len() - 1) as f64).round() as usize]
     }
@@ -60,7 +66,7 @@ const COLD_BYTES: u64 = 256 << 20;
 const COLD_BYTES_OF_HOST: u64 = 64 << 20;
 const COPIES: u64 = 64;
 /// For a GPU that rested longer than the second, and for one that did not.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_millis(200);
 const SHORT_WARM_UP: Duration = Duration::from_millis(50);
 
@@ -119,8 +125,7 @@ impl Timer {
         while batches.is_empty() || batches.len() < BATCHES && started.elapsed() < self.budget {
             batches.push(batch(device, plan, count).await? / count as f64);
         }
-        batches.sort_by(f64::total_cmp);
-        Ok(Times { batches })
+        Ok(Times::of(batches))
     }
 }
 

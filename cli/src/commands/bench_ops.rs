@@ -1,10 +1,13 @@
 //! `plateau bench-ops`: single kernels, tested against their twins and timed against what the adapter can do.
 
-use crate::args::{BenchOps, OpsMode};
+mod against_cuda;
+
+use crate::args::{Against, BenchOps, OpsMode};
 use crate::console::Console;
 use crate::exit::{CliError, usage};
 use crate::load;
 use crate::rows::{Column, Field, Rows};
+use against_cuda::{Peer, Ruler};
 use anyhow::Result;
 use plateau::exec::{AdapterInfo, DeviceChoice, DeviceError, Executor};
 use plateau::ops::kernel_choices;
@@ -21,13 +24,20 @@ use std::time::Duration;
 
 pub async fn run(args: &BenchOps, console: &Console) -> Result<()> {
     let filter = Filter::new(args.filter.as_deref())?;
+    // What it takes is looked for before a device is opened.
+    let peer = match args.against {
+        Against::Twin => None,
+        Against::Cuda => Some(Peer::open()?),
+    };
     let mut device = load::open(&args.device, console).await?.executor;
     let session = Session {
         args,
         filter,
+        seed: args.seed.unwrap_or_default(),
         about: About::new(&device),
     };
     if args.mode == OpsMode::Support {
+        peer.iter().try_for_each(|peer| peer.say(console))?;
         return session.support(&mut device).await;
     }
     if device.adapter().is_none() {
@@ -38,9 +48,10 @@ pub async fn run(args: &BenchOps, console: &Console) -> Result<()> {
         }
         return Err(DeviceError::NoAdapter.into());
     }
-    match args.mode {
-        OpsMode::Perf => session.perf(&mut device, console).await,
-        OpsMode::Test | OpsMode::Support => session.test(&mut device).await,
+    match (args.mode, &peer) {
+        (OpsMode::Perf, peer) => session.perf(&mut device, peer.as_ref(), console).await,
+        (OpsMode::Test, Some(peer)) => session.test_against(peer, &mut device, console).await,
+        (OpsMode::Test | OpsMode::Support, _) => session.test(&mut device).await,
     }
 }
 
@@ -87,16 +98,21 @@ impl Filter {
         }
     }
 
+    /// Whether a name is selected.
+    fn is_found(&self, name: &str) -> bool {
+        match &self.0 {
+            None => true,
+            Some((text, regex)) => name.contains(text) || regex.is_match(name),
+        }
+    }
+
     /// The shapes of which a case may be selected.
     fn large(&self) -> Vec<Large> {
         let mut all = Large::ALL.to_vec();
-        if let Some((text, regex)) = &self.0 {
-            let is_found = |name: String| name.contains(text) || regex.is_match(&name);
-            all.retain(|large| {
-                let mut names = large.names().into_iter();
-                names.any(|(kernel, name)| is_found(format!("{kernel} {name}")))
-            });
-        }
+        all.retain(|large| {
+            let mut names = large.names().into_iter();
+            names.any(|(kernel, name)| self.is_found(&format!("{kernel} {name}")))
+        });
         all
     }
 
@@ -239,12 +255,13 @@ impl Tally {
 struct Session<'a> {
     args: &'a BenchOps,
     filter: Filter,
+    seed: u64,
     about: About,
 }
 
 impl Session<'_> {
     fn seeded<T>(&self, make: impl FnOnce() -> T) -> T {
-        rng::salted(self.args.seed, make)
+        rng::salted(self.seed, make)
     }
 
     fn no_case(&self) -> anyhow::Error {
@@ -258,18 +275,19 @@ impl Session<'_> {
         }
         match run::check(device, case).await {
             Ok(()) => Outcome::Ok,
-            Err(error) => Outcome::Fail(format!("{error}; again: {}", self.replay(case))),
+            Err(error) => Outcome::Fail(format!("{error}; again: {}", self.replay(&name(case)))),
         }
     }
 
-    /// The command that runs this case alone.
-    fn replay(&self, case: &Case) -> String {
-        let Self { args, about, .. } = self;
+    /// The command that runs the case of this whole name alone.
+    fn replay(&self, name: &str) -> String {
+        let against = match self.args.against {
+            Against::Twin => "",
+            Against::Cuda => "--against cuda ",
+        };
         format!(
-            "plateau bench-ops test --device {} --seed {} --filter '{}'",
-            about.device,
-            args.seed,
-            name(case)
+            "plateau bench-ops test {against}--device {} --seed {} --filter '{}'",
+            self.about.device, self.seed, name
         )
     }
 
@@ -296,7 +314,7 @@ impl Session<'_> {
             let outcome = self.check(device, case).await;
             tally.add(&outcome);
             rows.row(
-                &self.fields("test", case, &outcome, &[]),
+                &self.fields("test", [case.kernel.name, &case.name], &outcome, &[]),
                 &[
                     case.kernel.name.to_owned(),
                     short_name(case),
@@ -312,24 +330,29 @@ impl Session<'_> {
     fn fields(
         &self,
         mode: &'static str,
-        case: &Case,
+        [kernel, case]: [&str; 2],
         outcome: &Outcome,
         measured: &[Field],
     ) -> Vec<Field> {
         let mut fields = vec![
             ("mode", json!(mode)),
-            ("kernel", json!(case.kernel.name)),
-            ("case", json!(case.name)),
+            ("kernel", json!(kernel)),
+            ("case", json!(case)),
             ("status", json!(outcome.status())),
             ("why", json!(outcome.why())),
-            ("seed", json!(self.args.seed)),
+            ("seed", json!(self.seed)),
         ];
         fields.extend_from_slice(measured);
         fields.extend(self.about.fields());
         fields
     }
 
-    async fn perf(&self, device: &mut Executor, console: &Console) -> Result<()> {
+    async fn perf(
+        &self,
+        device: &mut Executor,
+        peer: Option<&Peer>,
+        console: &Console,
+    ) -> Result<()> {
         let is_software = device
             .adapter()
             .is_some_and(|adapter| adapter.kind == "software");
@@ -354,8 +377,12 @@ impl Session<'_> {
             console,
             timer: Timer::new(Duration::from_secs_f32(self.args.budget)),
             peaks: BTreeMap::new(),
-            rows: Rows::new(self.args.output, perf_columns()),
+            rows: Rows::new(self.args.output, perf_columns(peer.is_some())),
             tally: Tally::default(),
+            ruler: match peer {
+                Some(peer) => Some(Ruler::open(peer)?),
+                None => None,
+            },
         };
         for peak in Peak::ALL {
             perf.peak(device, peak).await?;
@@ -491,10 +518,12 @@ struct Perf<'a> {
     peaks: BTreeMap<Peak, f64>,
     rows: Rows,
     tally: Tally,
+    /// What CUDA does with the same shapes.
+    ruler: Option<Ruler<'a>>,
 }
 
-fn perf_columns() -> Vec<Column> {
-    vec![
+fn perf_columns(has_ruler: bool) -> Vec<Column> {
+    let mut columns = vec![
         Column::text("kernel", 26),
         Column::text("case", 44),
         Column::number("µs", 10),
@@ -505,7 +534,11 @@ fn perf_columns() -> Vec<Column> {
         Column::number("% copy", 6),
         Column::number("% read", 6),
         Column::number("% of peak", 12),
-    ]
+    ];
+    if has_ruler {
+        columns.push(Column::number("% CUDA", 8));
+    }
+    columns
 }
 
 /// What was measured of a case.
@@ -546,6 +579,9 @@ impl Perf<'_> {
                 case.bytes()
             };
             self.peaks.insert(peak, work as f64 / times.median_ns());
+        }
+        if peak == Peak::Copy {
+            self.time_copy(&case)?;
         }
         let measured = times.map(|free| Measured {
             chained: free.clone(),
@@ -594,9 +630,14 @@ impl Perf<'_> {
             return Ok(());
         }
         let cases = self.session.seeded(|| large.cases());
-        for case in self.session.filter.select(cases) {
+        let cases = self.session.filter.select(cases);
+        if !cases.is_empty() {
+            self.time_products(large)?;
+        }
+        for case in cases {
             self.case(device, &case).await?;
         }
+        self.ruler.iter_mut().for_each(Ruler::forget_products);
         Ok(())
     }
 
@@ -647,25 +688,30 @@ impl Perf<'_> {
         let read = percent(gb_s, Some(Peak::Read));
         let of_peak = percent(gops, bound);
         let us = |times: &Times| times.median_ns() / 1e3;
+        let cuda_ns = self.ruler.as_ref().and_then(|ruler| ruler.ns(case.kernel));
+        let of_cuda = cuda_ns.zip(free_ns).map(|(cuda, own)| 100.0 * cuda / own);
         let spread = measured.map(|measured| measured.free.spread_ns() / 1e3);
-        let fields = self.session.fields(
-            "perf",
-            case,
-            outcome,
-            &[
-                ("us", number(free_ns.map(|ns| ns / 1e3))),
-                ("spread_us", number(spread)),
-                ("chained_us", number(measured.map(|m| us(&m.chained)))),
-                ("gb_s", number(gb_s)),
-                ("tops", number(gops.map(|gops| gops / 1e3))),
-                ("copy_percent", number(copy)),
-                ("read_percent", number(read)),
-                ("peak", json!(bound.map(Peak::name))),
-                ("peak_percent", number(of_peak)),
-            ],
-        );
+        let mut measured_fields = vec![
+            ("us", number(free_ns.map(|ns| ns / 1e3))),
+            ("spread_us", number(spread)),
+            ("chained_us", number(measured.map(|m| us(&m.chained)))),
+            ("gb_s", number(gb_s)),
+            ("tops", number(gops.map(|gops| gops / 1e3))),
+            ("copy_percent", number(copy)),
+            ("read_percent", number(read)),
+            ("peak", json!(bound.map(Peak::name))),
+            ("peak_percent", number(of_peak)),
+        ];
+        if self.ruler.is_some() {
+            measured_fields.push(("cuda_percent", number(of_cuda)));
+        }
+        let names = [case.kernel.name, &case.name];
+        let fields = self
+            .session
+            .fields("perf", names, outcome, &measured_fields);
         let cell = |value: Option<f64>| value.map_or_else(String::new, digits);
-        let cells = if measured.is_some() {
+        let columns = perf_columns(self.ruler.is_some()).len();
+        let mut cells = if measured.is_some() {
             let name = bound.map_or("", Peak::name);
             vec![
                 case.kernel.name.to_owned(),
@@ -682,9 +728,12 @@ impl Perf<'_> {
         } else {
             let why = format!("{}: {}", outcome.status(), outcome.why());
             let mut cells = vec![case.kernel.name.to_owned(), short_name(case), why];
-            cells.resize(perf_columns().len(), String::new());
+            cells.resize(columns, String::new());
             cells
         };
+        if cells.len() < columns {
+            cells.push(cell(of_cuda));
+        }
         Ok(self.rows.row(&fields, &cells)?)
     }
 }

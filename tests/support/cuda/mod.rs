@@ -6,6 +6,8 @@
 //! what is missing.
 
 pub mod faults;
+pub mod matmul;
+pub mod models;
 mod parity;
 
 pub use parity::{PEER_NMSE, Tally, check};
@@ -57,7 +59,7 @@ pub const SOURCES: &[(&str, &str)] = &[
 /// Why nothing runs on CUDA.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    #[error("CUDA parity was not run: {what} was not found ({hint})")]
+    #[error("{what} was not found ({hint})")]
     Missing {
         what: &'static str,
         hint: &'static str,
@@ -210,12 +212,6 @@ impl Cuda {
     pub fn upload(&self, words: &[u32]) -> Result<Words, CudaError> {
         self.stream
             .clone_htod(words)
-            .map_err(driver("copying to the GPU"))
-    }
-
-    pub fn write(&self, to: &mut Words, words: &[u32]) -> Result<(), CudaError> {
-        self.stream
-            .memcpy_htod(words, to)
             .map_err(driver("copying to the GPU"))
     }
 

@@ -1,6 +1,7 @@
 //! Cases and what came of them: the shader against the CUDA kernel.
 
 use super::Cuda;
+use super::matmul::Library;
 use crate::case::{Case, Check};
 use crate::compare::{Deviation, compare, deviation};
 use crate::run;
@@ -11,11 +12,31 @@ use std::collections::BTreeMap;
 /// `r` allows `2 r^2`, 5e-9 for the largest, attention's. Checked beside it all the same, so that it is seen to hold.
 pub const PEER_NMSE: f64 = 1e-7;
 
-/// Runs `case` on `device` and through CUDA and compares every output: integers for equality, floats within the case's tolerance.
-pub async fn check(device: &mut Executor, cuda: &Cuda, case: &Case) -> Result<Deviation, String> {
+/// What came of a case.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreed {
+    pub deviation: Deviation,
+    /// Whether cuBLASLt was asked too.
+    pub by_library: bool,
+}
+
+/// Runs `case` on `device` and through CUDA and compares every output: integers for equality, floats within the case's tolerance. The
+/// accumulators of an INT8 linear also with cuBLASLt's, where there is the library.
+pub async fn check(
+    device: &mut Executor,
+    cuda: &Cuda,
+    library: Option<&Library<'_>>,
+    case: &Case,
+) -> Result<Agreed, String> {
     let expected = cuda.run(case)?;
     let found = run::run(device, case).await?;
-    judge(case, &found, &expected)
+    Ok(Agreed {
+        deviation: judge(case, &found, &expected)?,
+        by_library: match library {
+            Some(library) => library.check(case, &found)?,
+            None => false,
+        },
+    })
 }
 
 /// Compares the outputs of `case`.
