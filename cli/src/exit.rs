@@ -342,6 +342,11 @@ mod tests {
             let error: anyhow::Error = Error::from(error).into();
             assert_eq!(code(&error) as u8, expected, "{error}");
         }
+        let cuda = CudaError::Missing {
+            what: "a driver",
+            hint: "",
+        };
+        assert_eq!(code(&cuda.into()) as u8, 5);
         let device: [(DeviceError, u8); 8] = [
             (DeviceError::NoAdapter, 5),
             (

@@ -123,3 +123,19 @@ fn support_lists_every_variant() {
     let twin = rows("support --device twin --filter argmax");
     assert_eq!(twin[0]["adapter"], "CPU twins");
 }
+
+/// With an NVIDIA GPU it is compared; without, the line says what is missing, and no case counts as passed.
+#[test]
+fn against_cuda_says_what_is_missing() {
+    let ran = plateau("bench-ops test --against cuda --filter argmax.*vocab=63 -o json").ran();
+    if ran.code == Some(0) {
+        assert!(
+            ran.stdout.contains("\"against\": \"cuda\""),
+            "{}",
+            ran.stdout
+        );
+    } else {
+        ran.failed(5);
+        assert!(ran.stderr.contains(" was not found ("), "{}", ran.stderr);
+    }
+}

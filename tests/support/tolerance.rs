@@ -144,24 +144,24 @@ pub const QUANTIZED_HEAD: Tolerance = Tolerance {
 };
 
 /// Of the best two logits of a float model, over the largest: how near they may be where two implementations choose differently. Logits
-/// of sums in f32 and in f64 were 2e-6 apart.
+/// of sums in f32 and in f64 were up to 4e-5 apart, since halves of the cache may round otherwise.
 pub const NEAR_TIE_FLOAT: Tolerance = Tolerance {
     name: "near tie of floats",
     absolute: 0.0,
-    relative: 2e-5,
+    relative: 1e-4,
 };
 
 /// The same with INT8 activations. A float that rounds the other way moves one integer by a step, what follows from it moves others,
-/// and after some linears all roundings are other ones: logits are then as far apart as the step makes them, 3e-2 were seen.
+/// and after some linears all roundings are other ones: logits are then as far apart as the step makes them, up to 6e-2 were seen.
 pub const NEAR_TIE_INT8: Tolerance = Tolerance {
     name: "near tie of INT8 activations",
     absolute: 0.0,
-    relative: 0.1,
+    relative: 0.12,
 };
 
-/// The same with INT4 activations, whose step is 18 times as large: such a model's tokens say little, its dispatches one by one say it.
+/// The same with INT4 activations, whose step is 18 times as large: up to 0.16 were seen.
 pub const NEAR_TIE_INT4: Tolerance = Tolerance {
     name: "near tie of INT4 activations",
     absolute: 0.0,
-    relative: 1.0,
+    relative: 0.35,
 };

@@ -24,6 +24,8 @@ usage: cargo xtask COMMAND
                           Where there is no GPU, --swiftshader or CI=true makes tests run on SwiftShader too, a
                           second software driver, fetched by apt into the target folder.
                           ARGS go to `cargo test`
+  test --cuda [ARGS…]     on a machine with an NVIDIA GPU: every kernel and whole models against CUDA. ARGS go to
+                          `plateau bench-ops test`, whose exit code it has: 5 where the driver or NVRTC is missing
   tidy                    the rules of layout and style that a program can check
   wgsl NAME               print the joined WGSL text of a kernel
   builtin-model FOLDER    remake engine/builtin by quantizing the float model in FOLDER
@@ -38,6 +40,12 @@ fn main() -> ExitCode {
         None => ("help", args.as_slice()),
     };
     let result = match (command, rest) {
+        ("test", args) if args.iter().any(|arg| arg == test::CUDA) => {
+            match test::against_cuda(args) {
+                Ok(code) => return code,
+                Err(error) => Err(error),
+            }
+        }
         ("test", args) => test::run(args),
         ("tidy", []) => tidy::run(),
         ("wgsl", [name]) => wgsl::run(name),

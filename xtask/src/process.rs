@@ -34,12 +34,17 @@ pub fn program(name: &str, args: &[&str]) -> Command {
 
 /// Prints the command line, runs it, and says whether it ended well.
 pub fn succeeds(command: &mut Command) -> Result<bool> {
+    Ok(code(command)? == 0)
+}
+
+/// As [`succeeds`], with its exit code; 1 where a signal ended it.
+pub fn code(command: &mut Command) -> Result<i32> {
     let line = shown(command);
     eprintln!("$ {line}");
     let status = command
         .status()
         .with_context(|| format!("'{line}' could not be started"))?;
-    Ok(status.success())
+    Ok(status.code().unwrap_or(1))
 }
 
 /// As [`succeeds`]; a bad end is an error.

@@ -2,11 +2,15 @@
 
 use crate::{driver, process, tidy};
 use anyhow::{Result, bail};
+use std::env::consts::EXE_EXTENSION;
+use std::process::{Command, ExitCode};
 
 /// Installs what is missing without asking.
 const YES: &str = "--yes";
 /// Tests on SwiftShader too.
 const SWIFTSHADER: &str = "--swiftshader";
+/// Compares with CUDA instead of everything else.
+pub const CUDA: &str = "--cuda";
 /// What is not for `cargo test`. CI=true implies them all.
 const OWN_FLAGS: [&str; 2] = [YES, SWIFTSHADER];
 
@@ -70,12 +74,44 @@ pub fn run(args: &[String]) -> Result<()> {
     tests.envs(drivers.map(|drivers| ("VK_DRIVER_FILES", drivers)));
     record("tests", process::succeeds(&mut tests)?);
 
+    step("CUDA parity");
+    eprintln!("skipped, not run: {}", why_no_cuda());
+
     step("result");
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
-    eprintln!("everything passed");
+    eprintln!("everything passed; skipped: CUDA parity");
     Ok(())
+}
+
+/// `cargo xtask test --cuda`: the kernels and whole models against CUDA, on a machine with an NVIDIA GPU. Ends with the code of the
+/// command that does it, which says what is missing where something is.
+pub fn against_cuda(args: &[String]) -> Result<ExitCode> {
+    let mut run = vec!["run", "--package", "plateau-cli", "--"];
+    run.extend(["bench-ops", "test", "--against", "cuda"]);
+    run.extend(args.iter().map(String::as_str).filter(|arg| *arg != CUDA));
+    let code = process::code(&mut process::cargo(&run))?;
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// One line.
+fn why_no_cuda() -> String {
+    let binary = process::target_dir().join("debug").join("plateau");
+    let support = Command::new(binary.with_extension(EXE_EXTENSION))
+        .args(["bench-ops", "support", "--against", "cuda", "--quiet"])
+        .output();
+    match support {
+        Ok(output) if output.status.success() => {
+            format!("it is asked for with `cargo xtask test {CUDA}`")
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let line = said.lines().next().unwrap_or("it is not known why");
+            line.trim_start_matches("plateau: error: ").to_owned()
+        }
+        Err(error) => format!("the binary could not be asked: {error}"),
+    }
 }
 
 /// A minimal toolchain comes without the formatter and the linter.
@@ -120,7 +156,7 @@ mod tests {
 
     #[test]
     fn own_flags_are_in_the_help() {
-        for flag in OWN_FLAGS {
+        for flag in OWN_FLAGS.into_iter().chain([CUDA]) {
             assert!(crate::HELP.contains(flag), "{flag}");
         }
     }

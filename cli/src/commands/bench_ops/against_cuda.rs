@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::exit::CliError;
 use crate::rows::{Column, Rows};
 use anyhow::Result;
-use plateau::exec::{Executor, open_with};
+use plateau::exec::{Executor, KernelChoice, open_with};
 use plateau_shaders::Kernel;
 use plateau_shaders::linear::integer;
 use plateau_tests::cases::Large;
@@ -92,6 +92,7 @@ impl Session<'_> {
         console: &Console,
     ) -> Result<()> {
         let library = peer.library(console)?;
+        let mut others = self.with_other_matrices(device).await;
         let started = Instant::now();
         let mut rows = Rows::new(self.args.output, columns());
         let mut found = Found::default();
@@ -103,7 +104,12 @@ impl Session<'_> {
             self.seed = seed;
             let cases = self.filter.select(self.seeded(cases::all));
             for case in &cases {
-                self.compare(peer, library.as_ref(), device, case, &mut rows, &mut found)
+                let matrices = case.kernel.matrices();
+                let runs_it = |other: &&mut Executor| {
+                    matrices == other.features().matrices && matrices.is_some()
+                };
+                let on = others.iter_mut().find(runs_it).unwrap_or(device);
+                self.compare(peer, library.as_ref(), on, case, &mut rows, &mut found)
                     .await?;
             }
             if seed == seeds[0] {
@@ -153,6 +159,23 @@ impl Session<'_> {
                 Err(CliError::NumericCheck(line).into())
             }
         }
+    }
+
+    /// The device opened once more for each kind of matrices that it has and was not chosen: a device runs the kernels of one.
+    async fn with_other_matrices(&self, device: &Executor) -> Vec<Executor> {
+        let mut others = Vec::new();
+        if self.args.device.kernels != KernelChoice::Auto {
+            return others;
+        }
+        for kernels in [KernelChoice::Coop, KernelChoice::CoopInt8] {
+            let Ok(opened) = open_with(&self.args.device.device, kernels).await else {
+                continue;
+            };
+            if opened.executor.features().matrices != device.features().matrices {
+                others.push(opened.executor);
+            }
+        }
+        others
     }
 
     async fn compare(
