@@ -229,6 +229,7 @@ impl Peer for SpoiledTwins {
 fn whole_models_are_compared_dispatch_by_dispatch() {
     const PROMPT: usize = 12;
     const STEPS: usize = 2;
+    let mut spoiled_once = false;
     pollster::block_on(async {
         for subject in Subject::ALL.iter().filter(|subject| !subject.is_builtin()) {
             let name = subject.name;
@@ -239,10 +240,14 @@ fn whole_models_are_compared_dispatch_by_dispatch() {
             let found = models::check(&Twins, &mut session, subject, &prompt, STEPS).await;
             let report = found.unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(report.tokens, STEPS, "{name}");
-            println!("{name}: {report:?}");
-            let found = models::check(&SpoiledTwins, &mut session, subject, &prompt, STEPS).await;
-            let message = found.expect_err("some weights are wrong").to_string();
-            assert!(message.contains(SPOILED), "{name}: {message}");
+            if name == "block w4a8 g32" {
+                let spoiled = SpoiledTwins;
+                let found = models::check(&spoiled, &mut session, subject, &prompt, STEPS).await;
+                let message = found.expect_err("some weights are wrong").to_string();
+                assert!(message.contains(SPOILED), "{message}");
+                spoiled_once = true;
+            }
         }
     });
+    assert!(spoiled_once);
 }
