@@ -518,7 +518,7 @@ Examples:
   plateau bench-ops test               every case against its twin
   plateau bench-ops test --filter rms_norm --seed 7
   plateau bench-ops support --device 1
-  plateau bench-ops test --against cuda            on an NVIDIA GPU: kernels and models against CUDA")]
+  plateau bench-ops test --against cuda    on an NVIDIA GPU")]
 pub struct BenchOps {
     #[arg(value_enum, default_value_t = OpsMode::Perf)]
     pub mode: OpsMode,
