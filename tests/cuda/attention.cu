@@ -53,6 +53,8 @@ struct Inputs {
   const u32* v_pool;
   // Where the dispatch rotates the heads and appends the new key itself; else 0.
   const Turn* rope_table;
+  // Queries are scaled and rounded to halves first, for matrices of halves.
+  bool rounds_queries;
 };
 
 const u32 MOST_HEAD_DIM = 256;
@@ -66,7 +68,10 @@ FUNCTION void load_query(const AttentionParams& p, const Inputs& in, u64 row, u3
   const float* features = in.qkv + row * p.stride + head * p.head_dim;
   const Turn* turns = in.rope_table + (u64)in.row_info[row].position * (p.head_dim / 2);
   for (u32 d = 0; d < p.head_dim; d += 1) {
-    q[d] = in.rope_table ? rotated(features, turns, p.head_dim, d) : features[d];
+    const float plain = in.rope_table ? rotated(features, turns, p.head_dim, d) : features[d];
+    // The largest half is 65504.
+    const float in_range = fminf(fmaxf(p.scale * plain, -65504.0f), 65504.0f);
+    q[d] = in.rounds_queries ? half_value(half_bits(in_range)) : (double)plain;
   }
 }
 
@@ -95,7 +100,7 @@ FUNCTION double score(const AttentionParams& p, const Inputs& in, u64 row, u32 h
   for (u32 d = 0; d < p.head_dim; d += 1) {
     dot += q[d] * seen<T, false>(p, in, row, head / (p.heads / p.kv_heads), key, d);
   }
-  return (double)p.scale * dot;
+  return in.rounds_queries ? dot : (double)p.scale * dot;
 }
 
 // Of the keys `begin` to `last`; `features` beyond the head are left out.
@@ -183,20 +188,20 @@ FUNCTION void flat_rows(const FlatAttentionParams& p, const Inputs& in, u32 begi
   }
 }
 
-FUNCTION Inputs inputs(const Call& call) {
-  return {binding<Row>(call, 1), binding<u32>(call, 2), binding<float>(call, 3), binding<u32>(call, 4), binding<u32>(call, 5), 0};
+FUNCTION Inputs inputs(const Call& call, bool rounds_queries) {
+  return {binding<Row>(call, 1), binding<u32>(call, 2), binding<float>(call, 3), binding<u32>(call, 4), binding<u32>(call, 5), 0, rounds_queries};
 }
 
 template <KvType T>
 FUNCTION void attention_decode(const Call& call) {
   const auto p = params_of<AttentionParams>(call);
-  float_rows<T>(p, inputs(call), 0, p.count, binding<float>(call, 6));
+  float_rows<T>(p, inputs(call, false), 0, p.count, binding<float>(call, 6));
 }
 
 template <KvType T>
 FUNCTION void attention_decode_flat(const Call& call) {
   const auto p = params_of<FlatAttentionParams>(call);
-  flat_rows<T>(p, inputs(call), 0, p.attention.count, binding<u32>(call, 6), binding<u32>(call, 7));
+  flat_rows<T>(p, inputs(call, false), 0, p.attention.count, binding<u32>(call, 6), binding<u32>(call, 7));
 }
 
 struct Tile {
@@ -204,21 +209,22 @@ struct Tile {
 };
 
 template <KvType T>
-FUNCTION void attention_prefill(const Call& call) {
+FUNCTION void attention_prefill(const Call& call, bool rounds_queries = false) {
   const auto p = params_of<AttentionParams>(call);
   const Tile* tiles = binding<Tile>(call, 6);
   for (u32 tile = 0; tile < p.count; tile += 1) {
-    float_rows<T>(p, inputs(call), tiles[tile].first_row, tiles[tile].first_row + tiles[tile].rows, binding<float>(call, 7));
+    const u32 begin = tiles[tile].first_row;
+    float_rows<T>(p, inputs(call, rounds_queries), begin, begin + tiles[tile].rows, binding<float>(call, 7));
   }
 }
 
 template <KvType T>
-FUNCTION void attention_prefill_flat(const Call& call) {
+FUNCTION void attention_prefill_flat(const Call& call, bool rounds_queries = false) {
   const auto p = params_of<FlatAttentionParams>(call);
   const Tile* tiles = binding<Tile>(call, 6);
   for (u32 tile = 0; tile < p.attention.count; tile += 1) {
     const u32 begin = tiles[tile].first_row;
-    flat_rows<T>(p, inputs(call), begin, begin + tiles[tile].rows, binding<u32>(call, 7), binding<u32>(call, 8));
+    flat_rows<T>(p, inputs(call, rounds_queries), begin, begin + tiles[tile].rows, binding<u32>(call, 7), binding<u32>(call, 8));
   }
 }
 
@@ -234,9 +240,12 @@ KERNEL(attention_prefill_i8) { attention_prefill<KV_I8>(call); }
 KERNEL(attention_prefill_f32_flat) { attention_prefill_flat<KV_F32>(call); }
 KERNEL(attention_prefill_f16_flat) { attention_prefill_flat<KV_F16>(call); }
 KERNEL(attention_prefill_i8_flat) { attention_prefill_flat<KV_I8>(call); }
+KERNEL(attention_prefill_coop16) { attention_prefill<KV_F16>(call, true); }
+KERNEL(attention_prefill_coop16_flat) { attention_prefill_flat<KV_F16>(call, true); }
 
-FUNCTION Inputs rotating_inputs(const Call& call) {
-  return {binding<Row>(call, 1), binding<u32>(call, 2), binding<float>(call, 3), binding<u32>(call, 5), binding<u32>(call, 6), binding<Turn>(call, 4)};
+FUNCTION Inputs rotating_inputs(const Call& call, bool rounds_queries = false) {
+  return {binding<Row>(call, 1), binding<u32>(call, 2), binding<float>(call, 3), binding<u32>(call, 5), binding<u32>(call, 6),
+          binding<Turn>(call, 4), rounds_queries};
 }
 
 // The new keys and values of rows, each of a sequence of its own, to the pools. No thread of the dispatch reads them there.
@@ -275,10 +284,10 @@ FUNCTION u32 slots_of(const AttentionParams& p, u64 words) {
   return words / ((u64)p.count * p.heads * (p.head_dim + 2));
 }
 
-KERNEL(rope_attention_f16_split) {
+FUNCTION void rope_attention_split(const Call& call, bool rounds_queries) {
   const auto p = params_of<AttentionParams>(call);
   append_rotated(p, call);
-  const Inputs in = rotating_inputs(call);
+  const Inputs in = rotating_inputs(call, rounds_queries);
   float* partials = binding<float>(call, 7);
   const u32 slots = slots_of(p, call.words[6]), quads = (p.head_dim + 3) / 4;
   for (u64 n = first(); n < (u64)p.count * p.heads * slots * quads; n += step()) {
@@ -305,6 +314,9 @@ KERNEL(rope_attention_f16_split) {
     }
   }
 }
+
+KERNEL(rope_attention_f16_split) { rope_attention_split(call, false); }
+KERNEL(rope_attention_coop16_split) { rope_attention_split(call, true); }
 
 // Feature `d` of a head, of what its pages gave.
 FUNCTION float merged(const AttentionParams& p, const Row* row_info, const float* partials, u32 slots, u64 row, u32 head, u32 d) {

@@ -52,11 +52,7 @@ fn the_cuda_sources_as_cpp_equal_the_twins() {
         return;
     };
     let (mut count, mut failures) = (0, Vec::new());
-    // Variants for matrices are the same function under another name.
-    for case in selected()
-        .iter()
-        .filter(|case| case.kernel.matrices().is_none())
-    {
+    for case in &selected() {
         count += 1;
         if let Some(message) = difference(case, &host.run(case), &twin(case)) {
             failures.push(format!("{}: {message}", what(case)));

@@ -10,7 +10,7 @@ pub mod matmul;
 pub mod models;
 mod parity;
 
-pub use parity::{PEER_NMSE, Tally, check};
+pub use parity::{Agreed, Tally, check};
 
 use crate::case::Case;
 use crate::run::SENTINEL;

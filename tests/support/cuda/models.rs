@@ -5,11 +5,11 @@
 //! has one dispatch for each operation, and the fused plan is to give its logits, bit for bit. Integer linears have a second dispatch
 //! that writes accumulators, for equality. *Free*: CUDA prefills and decodes by itself, and chooses the same tokens.
 
-use super::{Cuda, CudaError, PEER_NMSE, Tally, Words};
+use super::parity::judge_output;
+use super::{Cuda, CudaError, Tally, Words};
 use crate::case::Check;
 use crate::cases;
-use crate::compare::{compare, deviation};
-use crate::tolerance::{NEAR_TIE_FLOAT, NEAR_TIE_INT4, NEAR_TIE_INT8, Tolerance};
+use crate::tolerance::{NEAR_TIE_FLOAT, NEAR_TIE_HALVES, NEAR_TIE_INT4, NEAR_TIE_INT8, Tolerance};
 use plateau::checkpoint::{Checkpoint, Folder, ModelConfig};
 use plateau::exec::{DeviceError, Executor, PlanId};
 use plateau::model::{Model, StepShape, planned_pages};
@@ -113,7 +113,8 @@ impl Subject {
             weights: Some((quant, format)),
             kv_type,
             near_tie: match quant {
-                Quant::F32 | Quant::F16 => NEAR_TIE_FLOAT,
+                Quant::F32 => NEAR_TIE_FLOAT,
+                Quant::F16 => NEAR_TIE_HALVES,
                 Quant::W8A8 | Quant::W4A8 => NEAR_TIE_INT8,
                 Quant::W4A4 => NEAR_TIE_INT4,
             },
@@ -583,14 +584,7 @@ impl<P: Peer> Pair<'_, P> {
                 dispatch.label
             ))
         };
-        compare(found, expected, check).map_err(differs)?;
-        let found = deviation(found, expected, check);
-        if found.nmse > PEER_NMSE {
-            return Err(differs(format!(
-                "normalized mean squared error {:.3e}",
-                found.nmse
-            )));
-        }
+        let found = judge_output(found, expected, check).map_err(differs)?;
         self.report.tally.add(kernel, &found);
         Ok(())
     }
