@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand};
-use plateau::exec::{DeviceChoice, KernelChoice};
+use plateau::exec::{AttentionChoice, DeviceChoice, KernelChoice, KernelChoices};
 use plateau::quantize::outliers::Outliers;
 use plateau::quantize::recipe::{Activations, Parts, RECIPES, Recipe, Smoothing};
 use plateau::tensor::{Granularity, KvType, Quant};
@@ -97,6 +97,19 @@ pub struct DeviceArg {
     /// coop (f16 matrices) or coop-int8
     #[arg(long, value_name = "KERNELS", default_value = "auto", value_parser = kernels())]
     pub kernels: KernelChoice,
+    /// What prefill attention runs on: portable, or coop: f16 matrices, faster, but a token that is prefilled has other bits than
+    /// one that is decoded
+    #[arg(long, value_name = "ATTENTION", default_value = "portable", value_parser = attention())]
+    pub attention: AttentionChoice,
+}
+
+impl DeviceArg {
+    pub const fn choices(&self) -> KernelChoices {
+        KernelChoices {
+            linears: self.kernels,
+            attention: self.attention,
+        }
+    }
 }
 
 /// Everything that a command which loads a model has in common.
@@ -773,6 +786,11 @@ fn outliers(text: &str) -> Result<Outliers, String> {
                 .to_owned(),
         ),
     }
+}
+
+fn attention() -> impl TypedValueParser<Value = AttentionChoice> {
+    PossibleValuesParser::new(AttentionChoice::ALL.map(AttentionChoice::name))
+        .try_map(|name| name.parse::<AttentionChoice>())
 }
 
 fn kernels() -> impl TypedValueParser<Value = KernelChoice> {

@@ -61,7 +61,7 @@ pub fn options(format: &FormatArgs, context_size: Option<u32>) -> Result<LoadOpt
 /// Opens the device and says which it is. That no GPU could be used is said even with -q: it is slow, and nobody asked
 /// for it.
 pub async fn open(device: &DeviceArg, console: &Console) -> Result<Opened> {
-    let opened = exec::open_with(&device.device, device.kernels).await?;
+    let opened = exec::open_with(&device.device, device.choices()).await?;
     if device.device == DeviceChoice::Auto && opened.executor.adapter().is_none() {
         stderr_line(&opened.notice);
     } else {

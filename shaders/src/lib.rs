@@ -56,6 +56,8 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::attention_prefill_f32_flat::KERNEL,
     &attention::attention_prefill_f16_flat::KERNEL,
     &attention::attention_prefill_i8_flat::KERNEL,
+    &attention::attention_prefill_coop16::KERNEL,
+    &attention::attention_prefill_coop16_flat::KERNEL,
     // linear
     &linear::gemm_f32::KERNEL,
     &linear::gemm_f16::KERNEL,

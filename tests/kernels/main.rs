@@ -1,6 +1,6 @@
 //! Every case of every kernel: the shader on each adapter, under the portable limits, against its twin.
 
-use plateau::exec::{DeviceError, Executor, GpuOptions, KernelChoice, open_all};
+use plateau::exec::{AttentionChoice, DeviceError, Executor, GpuOptions, KernelChoice, open_all};
 use plateau::plan::{BufferDesc, BufferId, Grid};
 use plateau_shaders::{Kernel, Matrices};
 use plateau_tests::cases::Large;
@@ -126,27 +126,35 @@ fn other_seeds_give_other_inputs_and_0_those_of_the_tests() {
     assert!(inputs(1) == inputs(1) && inputs(1) != tests && inputs(1) != inputs(2));
 }
 
-/// The kernels on `matrices` with the adapters that have them; says which have not, and why.
+/// The adapters that have what `options` ask of matrices; says which have not, and why.
+async fn devices_with_matrices(options: GpuOptions) -> Vec<Executor> {
+    let mut devices = Vec::new();
+    for opened in open_all(options).await {
+        match opened {
+            Ok(gpu) => devices.push(Executor::Gpu(Box::new(gpu))),
+            Err(DeviceError::Kernels {
+                name,
+                wanted,
+                reason,
+            }) => device::say_left_out(&name, &format!("kernels of {wanted}: {reason}")),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    devices
+}
+
+/// The linears on `matrices`.
 async fn check_with_matrices(kernels: KernelChoice, matrices: Matrices) {
     let cases = selected();
     let options = GpuOptions {
         kernels,
         ..GpuOptions::default()
     };
-    for opened in open_all(options).await {
-        match opened {
-            Ok(gpu) => {
-                let with = cases
-                    .iter()
-                    .filter(|case| case.kernel.matrices() == Some(matrices));
-                check_all(&mut Executor::Gpu(Box::new(gpu)), with).await;
-            }
-            Err(DeviceError::Kernels { name, reason, .. }) => {
-                let what = format!("kernels with {matrices:?} matrices: {reason}");
-                device::say_left_out(&name, &what);
-            }
-            Err(error) => panic!("{error}"),
-        }
+    for mut device in devices_with_matrices(options).await {
+        let with = cases.iter().filter(|case| {
+            case.kernel.matrices() == Some(matrices) && case.kernel.name.starts_with("gemm")
+        });
+        check_all(&mut device, with).await;
     }
 }
 
@@ -158,6 +166,40 @@ fn shaders_with_f16_matrices_equal_their_twins() {
 #[test]
 fn shaders_with_int8_matrices_equal_their_twins() {
     pollster::block_on(check_with_matrices(KernelChoice::CoopInt8, Matrices::Int8));
+}
+
+const MATRIX_ATTENTION: GpuOptions = GpuOptions {
+    portable: false,
+    kernels: KernelChoice::Dot4,
+    attention: AttentionChoice::Coop,
+    always_fuse: false,
+};
+
+#[test]
+fn attention_on_matrices_equals_its_twin() {
+    let cases = selected();
+    pollster::block_on(async {
+        for mut device in devices_with_matrices(MATRIX_ATTENTION).await {
+            let with = cases.iter().filter(|case| {
+                case.kernel.matrices().is_some() && !case.kernel.name.starts_with("gemm")
+            });
+            check_all(&mut device, with).await;
+        }
+    });
+}
+
+/// A row's bits do not depend on its tile.
+#[test]
+fn attention_on_matrices_gives_the_same_bits_in_any_tile() {
+    pollster::block_on(async {
+        for mut device in devices_with_matrices(MATRIX_ATTENTION).await {
+            for (a, b) in &cases::attention::equal_pairs_of_matrices() {
+                let found = (outputs(&mut device, a).await, outputs(&mut device, b).await);
+                let name = device.name();
+                assert!(found.0 == found.1, "on {name}: [{}] in other tiles", a.name);
+            }
+        }
+    });
 }
 
 #[test]

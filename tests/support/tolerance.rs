@@ -46,6 +46,14 @@ pub const FLOAT_ATTENTION: Tolerance = Tolerance {
     relative: 5e-5,
 };
 
+/// Attention on matrices of f16 with sums in f32, against a twin that rounds the queries as it does: a weight is rounded to a half, to
+/// either side, 2^-10 of it. Of the values that a row averages these errors are independent, so the root mean square is some 2^-11.
+pub const HALVES_ATTENTION: Tolerance = Tolerance {
+    name: "attention with weights in halves",
+    absolute: 1e-30,
+    relative: 2e-3,
+};
+
 /// The epilogue of an integer linear: the accumulator to f32 (to either neighbour), two scales multiplied, a multiply-add
 /// that need not be fused, an addition to y: five roundings of 2^-24, of terms a few times the result.
 pub const FLOAT_INT_EPILOGUE: Tolerance = Tolerance {

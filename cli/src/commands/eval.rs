@@ -516,7 +516,10 @@ async fn load_all(
     for candidate in candidates {
         let opened = match first.take() {
             Some(opened) => opened,
-            None => exec::open_with(&args.load.device.device, args.load.device.kernels).await?,
+            None => {
+                let device = &args.load.device;
+                exec::open_with(&device.device, device.choices()).await?
+            }
         };
         console.note(load::model_line(&candidate.checkpoint, &candidate.options)?);
         sessions

@@ -86,6 +86,57 @@ impl FromStr for KernelChoice {
     }
 }
 
+/// What prefill attention runs on: `--attention`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AttentionChoice {
+    /// The portable kernels: a token's bits are those of decode.
+    #[default]
+    Portable,
+    /// Cooperative matrices of f16, over a KV cache in f16: queries and weights are rounded to halves, so a prefill's bits are not
+    /// those of decode any more. They depend on neither chunks nor company.
+    Coop,
+}
+
+impl AttentionChoice {
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Coop];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Coop => "coop",
+        }
+    }
+}
+
+impl FromStr for AttentionChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|choice| choice.name() == s);
+        found.ok_or_else(|| "expected portable or coop".to_owned())
+    }
+}
+
+/// Which kernels are chosen on a device that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct KernelChoices {
+    pub linears: KernelChoice,
+    pub attention: AttentionChoice,
+}
+
+impl KernelChoices {
+    /// A choice that a device without matrices cannot make, by its name.
+    const fn needs_matrices(self) -> Option<&'static str> {
+        if self.linears.needs_matrices() {
+            return Some(self.linears.name());
+        }
+        match self.attention {
+            AttentionChoice::Portable => None,
+            AttentionChoice::Coop => Some("attention on coop"),
+        }
+    }
+}
+
 /// One GPU as a user sees it.
 #[derive(Clone, Debug)]
 pub struct AdapterInfo {
@@ -124,6 +175,7 @@ impl AdapterInfo {
                 .iter()
                 .find(|(_, tested)| tested.is_ok())
                 .map(|(matrices, _)| *matrices),
+            matrix_attention: false,
         }
     }
 }
@@ -398,7 +450,7 @@ pub struct Opened {
 /// [`DeviceError::Unknown`] and [`DeviceError::Ambiguous`] list what there is; [`DeviceError::Refused`] says what the
 /// adapter lacks.
 pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
-    open_with(choice, KernelChoice::Auto).await
+    open_with(choice, KernelChoices::default()).await
 }
 
 /// As [`open`], with a choice of kernels; the twins have one for each operation, so they take [`KernelChoice::Auto`] and
@@ -408,13 +460,13 @@ pub async fn open(choice: &DeviceChoice) -> Result<Opened, DeviceError> {
 /// Also [`DeviceError::Kernels`], which says what the device lacks for them.
 pub async fn open_with(
     choice: &DeviceChoice,
-    kernels: KernelChoice,
+    kernels: KernelChoices,
 ) -> Result<Opened, DeviceError> {
     if *choice == DeviceChoice::Twin {
-        if kernels.needs_matrices() {
+        if let Some(wanted) = kernels.needs_matrices() {
             return Err(DeviceError::Kernels {
                 name: cpu::NAME.to_owned(),
-                wanted: kernels.name(),
+                wanted,
                 reason: "the twins have no matrices".to_owned(),
             });
         }
@@ -436,7 +488,7 @@ pub async fn open_with(
             })
         }
         Err(DeviceError::NoAdapter)
-            if *choice == DeviceChoice::Auto && !kernels.needs_matrices() =>
+            if *choice == DeviceChoice::Auto && kernels.needs_matrices().is_none() =>
         {
             Ok(Opened {
                 executor: Executor::twin(),

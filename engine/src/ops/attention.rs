@@ -147,7 +147,8 @@ pub(super) fn attention(
     y: BufferId,
     rows: u32,
 ) {
-    let params = params(shape, input, pools, rows);
+    let by = By::of(plan, shape, input, pools, rows);
+    let params = params(shape, input, pools, rows, by);
     let grid = Grid::Fixed(kernels::paged_attention::grid(&params));
     if let Some(rope) = rope {
         match split(plan, &label, params, input, rope, qkv, pools) {
@@ -165,7 +166,7 @@ pub(super) fn attention(
         }
         return;
     }
-    let (kernel, mut bindings) = call(input, qkv, pools, rows, false);
+    let (kernel, mut bindings) = call(input, qkv, pools, by, false);
     bindings.push(y);
     plan.dispatch(label, kernel, params, grid, &bindings);
 }
@@ -245,8 +246,9 @@ pub(super) fn attention_flat(
         flat.has_runs_of(shape.heads),
         "{label}: a map with the runs of the heads"
     );
+    let by = By::of(plan, shape, input, pools, rows);
     let params = kernels::paged_attention::FlatParams {
-        attention: params(shape, input, pools, rows),
+        attention: params(shape, input, pools, rows, by),
         flat_features: flat.flat_features,
         q_max: flat.bits.q_max(),
         inv_scale: 1.0 / flat.scale,
@@ -268,9 +270,39 @@ pub(super) fn attention_flat(
         }
         return;
     }
-    let (kernel, mut bindings) = call(input, qkv, pools, rows, true);
+    let (kernel, mut bindings) = call(input, qkv, pools, by, true);
     bindings.extend([map, x_q]);
     plan.dispatch(label, kernel, params, grid, &bindings);
+}
+
+/// What a workgroup has.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Row,
+    Tile,
+    /// A tile, on matrices.
+    MatrixTile,
+}
+
+impl By {
+    /// Matrices give other bits, so they have every step whose rows may share a sequence, however few.
+    fn of(
+        plan: &Plan,
+        shape: AttentionShape,
+        input: AttentionInput,
+        pools: KvPools,
+        rows: u32,
+    ) -> Self {
+        let fits =
+            pools.kv_type == KvType::F16 && kernels::paged_attention::fits_matrices(shape.head_dim);
+        if plan.features.matrix_attention && fits && input.pages.is_none() {
+            Self::MatrixTile
+        } else if rows <= GEMV_ROWS {
+            Self::Row
+        } else {
+            Self::Tile
+        }
+    }
 }
 
 fn params(
@@ -278,12 +310,12 @@ fn params(
     input: AttentionInput,
     pools: KvPools,
     rows: u32,
+    by: By,
 ) -> kernels::paged_attention::Params {
     kernels::paged_attention::Params {
-        count: if rows <= GEMV_ROWS {
-            rows
-        } else {
-            input.num_tiles
+        count: match by {
+            By::Row => rows,
+            By::Tile | By::MatrixTile => input.num_tiles,
         },
         heads: shape.heads,
         kv_heads: shape.kv_heads,
@@ -295,31 +327,32 @@ fn params(
     }
 }
 
-/// The kernel for so many rows, and what it reads of the step and the cache.
+/// The kernel, and what it reads of the step and the cache.
 fn call(
     input: AttentionInput,
     qkv: BufferId,
     pools: KvPools,
-    rows: u32,
+    by: By,
     flat: bool,
 ) -> (&'static Kernel, Vec<BufferId>) {
-    let by_row = rows <= GEMV_ROWS;
-    let kernel = match (pools.kv_type, by_row, flat) {
-        (KvType::F32, true, false) => &kernels::attention_decode_f32::KERNEL,
-        (KvType::F32, true, true) => &kernels::attention_decode_f32_flat::KERNEL,
-        (KvType::F32, false, false) => &kernels::attention_prefill_f32::KERNEL,
-        (KvType::F32, false, true) => &kernels::attention_prefill_f32_flat::KERNEL,
-        (KvType::F16, true, false) => &kernels::attention_decode_f16::KERNEL,
-        (KvType::F16, true, true) => &kernels::attention_decode_f16_flat::KERNEL,
-        (KvType::F16, false, false) => &kernels::attention_prefill_f16::KERNEL,
-        (KvType::F16, false, true) => &kernels::attention_prefill_f16_flat::KERNEL,
-        (KvType::I8, true, false) => &kernels::attention_decode_i8::KERNEL,
-        (KvType::I8, true, true) => &kernels::attention_decode_i8_flat::KERNEL,
-        (KvType::I8, false, false) => &kernels::attention_prefill_i8::KERNEL,
-        (KvType::I8, false, true) => &kernels::attention_prefill_i8_flat::KERNEL,
+    let kernel = match (pools.kv_type, by, flat) {
+        (_, By::MatrixTile, false) => &kernels::attention_prefill_coop16::KERNEL,
+        (_, By::MatrixTile, true) => &kernels::attention_prefill_coop16_flat::KERNEL,
+        (KvType::F32, By::Row, false) => &kernels::attention_decode_f32::KERNEL,
+        (KvType::F32, By::Row, true) => &kernels::attention_decode_f32_flat::KERNEL,
+        (KvType::F32, By::Tile, false) => &kernels::attention_prefill_f32::KERNEL,
+        (KvType::F32, By::Tile, true) => &kernels::attention_prefill_f32_flat::KERNEL,
+        (KvType::F16, By::Row, false) => &kernels::attention_decode_f16::KERNEL,
+        (KvType::F16, By::Row, true) => &kernels::attention_decode_f16_flat::KERNEL,
+        (KvType::F16, By::Tile, false) => &kernels::attention_prefill_f16::KERNEL,
+        (KvType::F16, By::Tile, true) => &kernels::attention_prefill_f16_flat::KERNEL,
+        (KvType::I8, By::Row, false) => &kernels::attention_decode_i8::KERNEL,
+        (KvType::I8, By::Row, true) => &kernels::attention_decode_i8_flat::KERNEL,
+        (KvType::I8, By::Tile, false) => &kernels::attention_prefill_i8::KERNEL,
+        (KvType::I8, By::Tile, true) => &kernels::attention_prefill_i8_flat::KERNEL,
     };
     let mut bindings = vec![input.row_info, input.block_table, qkv, pools.k, pools.v];
-    if !by_row {
+    if by != By::Row {
         bindings.push(input.tiles);
     }
     (kernel, bindings)

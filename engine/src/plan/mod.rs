@@ -108,6 +108,8 @@ pub struct Features {
     pub fused: bool,
     /// The integer GEMMs on cooperative matrices, where they passed the self-test.
     pub matrices: Option<Matrices>,
+    /// Prefill attention on cooperative matrices of f16, where it was asked for and passed the self-test.
+    pub matrix_attention: bool,
 }
 
 /// A list of dispatches, run in order.

@@ -8,6 +8,8 @@ pub mod attention_decode_i8;
 pub mod attention_decode_i8_flat;
 pub mod attention_merge;
 pub mod attention_merge_flat;
+pub mod attention_prefill_coop16;
+pub mod attention_prefill_coop16_flat;
 pub mod attention_prefill_f16;
 pub mod attention_prefill_f16_flat;
 pub mod attention_prefill_f32;

@@ -1,10 +1,11 @@
 //! What the attention kernels share: paged_attention.wgsl, and what they write: output_float.wgsl, output_flat.wgsl.
 
-use super::pools::KvFormat;
+use super::pools::{F16, KvFormat};
 use crate::kernel::{Access, Call, Kernel, div_ceil};
 use crate::quantize::flatten_quantize;
 use crate::{PAGE_SIZE, pack};
 use bytemuck::{Pod, Zeroable};
+use half::f16;
 use rayon::prelude::*;
 use std::ops::{Range, RangeInclusive};
 
@@ -43,6 +44,11 @@ pub struct FlatParams {
 
 /// Most rows of a tile of attention_prefill_*.
 pub const TILE: u32 = 32;
+
+/// Whether the kernels on matrices of f16 take such heads.
+pub const fn fits_matrices(head_dim: u32) -> bool {
+    head_dim.is_multiple_of(16) && head_dim <= 128
+}
 
 /// Workgroups in x, y, z.
 pub fn grid(params: &Params) -> [u32; 3] {
@@ -160,6 +166,65 @@ pub(super) const fn prefill_flat<F: KvFormat>(
             }
         },
     }
+}
+
+/// The kernel `attention_prefill_coop16`.
+pub(super) const fn prefill_coop16(name: &'static str, source: &'static [&'static str]) -> Kernel {
+    Kernel {
+        subgroups: true,
+        run: |call| {
+            let params: Params = call.params();
+            let y = call.write(7);
+            let (params, queries) = rounded_queries(&params, call.read(3));
+            let inputs = Inputs {
+                qkv: &queries,
+                ..Inputs::of(call)
+            };
+            for rows in rows_of_tiles(call.read(6), &params) {
+                float::<F16>(&params, rows, &inputs, y);
+            }
+        },
+        ..prefill::<F16>(name, source)
+    }
+}
+
+/// The kernel `attention_prefill_coop16_flat`.
+pub(super) const fn prefill_coop16_flat(
+    name: &'static str,
+    source: &'static [&'static str],
+) -> Kernel {
+    Kernel {
+        subgroups: true,
+        run: |call| {
+            let params: FlatParams = call.params();
+            let x_q = call.write(8);
+            let (attention, queries) = rounded_queries(&params.attention, call.read(3));
+            let params = FlatParams {
+                attention,
+                ..params
+            };
+            let inputs = Inputs {
+                qkv: &queries,
+                ..Inputs::of(call)
+            };
+            for rows in rows_of_tiles(call.read(6), &params.attention) {
+                flat::<F16>(&params, rows, &inputs, call.read(7), x_q);
+            }
+        },
+        ..prefill_flat::<F16>(name, source)
+    }
+}
+
+/// What the kernels on matrices of f16 attend with: q scaled and rounded to halves, and so a scale of 1.
+fn rounded_queries(params: &Params, qkv: &[f32]) -> (Params, Vec<f32>) {
+    let largest = f32::from(f16::MAX);
+    let rounded = |&q: &f32| f32::from(f16::from_f32((params.scale * q).clamp(-largest, largest)));
+    let queries = qkv.iter().map(rounded).collect();
+    let params = Params {
+        scale: 1.0,
+        ..*params
+    };
+    (params, queries)
 }
 
 /// The bindings 1 to 5, which all of them have.

@@ -2,21 +2,21 @@
 
 use crate::case::{Case, Check};
 use crate::rng::Rng;
-use crate::tolerance::{FLOAT_ATTENTION, FLOAT_FEW_ULP};
+use crate::tolerance::{FLOAT_ATTENTION, FLOAT_FEW_ULP, HALVES_ATTENTION, Tolerance};
 use plateau_shaders::attention::{
     F16, F32, I8, KvFormat, TILE, attention_decode_f16, attention_decode_f16_flat,
     attention_decode_f32, attention_decode_f32_flat, attention_decode_i8, attention_decode_i8_flat,
-    attention_merge, attention_merge_flat, attention_prefill_f16, attention_prefill_f16_flat,
-    attention_prefill_f32, attention_prefill_f32_flat, attention_prefill_i8,
-    attention_prefill_i8_flat, kv_append, kv_append_f16, kv_append_f32, kv_append_i8,
-    map_with_runs, paged_attention, rope, rope_attention, rope_attention_f16,
-    rope_attention_f16_flat, rope_attention_f16_split,
+    attention_merge, attention_merge_flat, attention_prefill_coop16, attention_prefill_coop16_flat,
+    attention_prefill_f16, attention_prefill_f16_flat, attention_prefill_f32,
+    attention_prefill_f32_flat, attention_prefill_i8, attention_prefill_i8_flat, kv_append,
+    kv_append_f16, kv_append_f32, kv_append_i8, map_with_runs, paged_attention, rope,
+    rope_attention, rope_attention_f16, rope_attention_f16_flat, rope_attention_f16_split,
 };
 use plateau_shaders::quantize::flatten_quantize::{self, extra};
 use plateau_shaders::{Kernel, PAGE_SIZE, div_ceil, pack};
 
 pub fn cases() -> Vec<Case> {
-    [rotations(), appends(), attention(), flat(), fused()].concat()
+    [rotations(), appends(), attention(), flat(), fused(), coop()].concat()
 }
 
 /// The kernels over pools of one type, and how such a pool is filled.
@@ -26,6 +26,7 @@ struct PoolType {
     prefill: &'static Kernel,
     decode_flat: &'static Kernel,
     prefill_flat: &'static Kernel,
+    tolerance: Tolerance,
     block_words: fn(usize) -> usize,
     write: fn(&mut [u32], usize, &[f32]),
 }
@@ -37,6 +38,7 @@ const POOL_TYPES: [PoolType; 3] = [
         prefill: &attention_prefill_f32::KERNEL,
         decode_flat: &attention_decode_f32_flat::KERNEL,
         prefill_flat: &attention_prefill_f32_flat::KERNEL,
+        tolerance: FLOAT_ATTENTION,
         block_words: F32::block_words,
         write: F32::write,
     },
@@ -46,6 +48,7 @@ const POOL_TYPES: [PoolType; 3] = [
         prefill: &attention_prefill_f16::KERNEL,
         decode_flat: &attention_decode_f16_flat::KERNEL,
         prefill_flat: &attention_prefill_f16_flat::KERNEL,
+        tolerance: FLOAT_ATTENTION,
         block_words: F16::block_words,
         write: F16::write,
     },
@@ -55,10 +58,19 @@ const POOL_TYPES: [PoolType; 3] = [
         prefill: &attention_prefill_i8::KERNEL,
         decode_flat: &attention_decode_i8_flat::KERNEL,
         prefill_flat: &attention_prefill_i8_flat::KERNEL,
+        tolerance: FLOAT_ATTENTION,
         block_words: I8::block_words,
         write: I8::write,
     },
 ];
+
+/// The kernels on matrices of f16.
+const COOP: PoolType = PoolType {
+    prefill: &attention_prefill_coop16::KERNEL,
+    prefill_flat: &attention_prefill_coop16_flat::KERNEL,
+    tolerance: HALVES_ATTENTION,
+    ..POOL_TYPES[1]
+};
 
 fn rotations() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -346,6 +358,55 @@ fn attention() -> Vec<Case> {
     cases
 }
 
+/// Tiles of whole and of some pages, with both halves of a wide head, and heads that share keys.
+const MATRIX_PREFILLS: &[Problem] = &[
+    Problem {
+        sequences: &[(0, 130), (40, 33)],
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 128,
+        window: 0,
+    },
+    Problem {
+        sequences: &[(150, 40)],
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        window: 70,
+    },
+];
+
+/// Problems that the kernels on matrices take.
+fn of_matrices() -> impl Iterator<Item = &'static Problem> {
+    let all = DECODES.iter().chain(PREFILLS).chain(MATRIX_PREFILLS);
+    all.filter(|problem| paged_attention::fits_matrices(problem.head_dim))
+}
+
+fn coop() -> Vec<Case> {
+    let mut cases: Vec<Case> = of_matrices()
+        .map(|problem| problem.prefill(&COOP, TILE))
+        .collect();
+    let flats = FLATS
+        .iter()
+        .filter(|flat| paged_attention::fits_matrices(flat.problem.head_dim));
+    cases.extend(flats.map(|flat| flat.prefill(&COOP, TILE)));
+    cases
+}
+
+/// The same rows in other tiles by the kernels on matrices of f16: equal bit for bit on one device.
+pub fn equal_pairs_of_matrices() -> Vec<(Case, Case)> {
+    let mut pairs = Vec::new();
+    for problem in of_matrices() {
+        for longest in [1, SHORT_TILE] {
+            pairs.push((
+                problem.prefill(&COOP, longest),
+                problem.prefill(&COOP, TILE),
+            ));
+        }
+    }
+    pairs
+}
+
 /// Rows of a tile as a prompt in smaller chunks would have them.
 const SHORT_TILE: u32 = 3;
 
@@ -541,7 +602,7 @@ impl Problem {
         Case::new(pool.prefill, self.name(), params, grid)
             .attends(&inputs)
             .input(&tiles)
-            .output(&self.y(), Check::Close(FLOAT_ATTENTION))
+            .output(&self.y(), Check::Close(pool.tolerance))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::exit::CliError;
 use crate::rows::{Column, Rows};
 use anyhow::Result;
-use plateau::exec::{Executor, KernelChoice, open_with};
+use plateau::exec::{Executor, KernelChoice, KernelChoices, open_with};
 use plateau_shaders::Kernel;
 use plateau_shaders::linear::integer;
 use plateau_tests::cases::Large;
@@ -167,7 +167,11 @@ impl Session<'_> {
         if self.args.device.kernels != KernelChoice::Auto {
             return others;
         }
-        for kernels in [KernelChoice::Coop, KernelChoice::CoopInt8] {
+        for linears in [KernelChoice::Coop, KernelChoice::CoopInt8] {
+            let kernels = KernelChoices {
+                linears,
+                ..self.args.device.choices()
+            };
             let Ok(opened) = open_with(&self.args.device.device, kernels).await else {
                 continue;
             };
@@ -206,7 +210,7 @@ impl Session<'_> {
 
     async fn compare_model(&self, peer: &Peer, subject: &Subject) -> Result<Report, String> {
         let device = &self.args.device;
-        let opened = open_with(&device.device, device.kernels).await;
+        let opened = open_with(&device.device, device.choices()).await;
         let executor = opened.map_err(|error| error.to_string())?.executor;
         let session = subject.load(executor).await;
         let mut session = session.map_err(|error| error.to_string())?;

@@ -1,7 +1,9 @@
 //! Finding, describing, choosing and opening adapters.
 
 use super::{GpuExecutor, GpuOptions, matrices};
-use crate::exec::{AdapterInfo, DeviceChoice, DeviceError, KernelChoice, SOFTWARE};
+use crate::exec::{
+    AdapterInfo, AttentionChoice, DeviceChoice, DeviceError, KernelChoice, KernelChoices, SOFTWARE,
+};
 use plateau_shaders::Matrices;
 use std::sync::OnceLock;
 use wgpu::{Backend, Backends, DeviceType, Features, Limits};
@@ -252,7 +254,7 @@ pub async fn adapters() -> Vec<AdapterInfo> {
 /// Opens what `choice` names, with the reason for it. [`DeviceChoice::Twin`] is not for here.
 pub(in crate::exec) async fn open(
     choice: &DeviceChoice,
-    kernels: KernelChoice,
+    kernels: KernelChoices,
 ) -> Result<(GpuExecutor, String), DeviceError> {
     let found = enumerate().await;
     let infos: Vec<AdapterInfo> = found.iter().map(|(_, info)| info.clone()).collect();
@@ -262,7 +264,8 @@ pub(in crate::exec) async fn open(
         .nth(index)
         .expect("choose gives an index of the list");
     let options = GpuOptions {
-        kernels,
+        kernels: kernels.linears,
+        attention: kernels.attention,
         ..GpuOptions::default()
     };
     let executor = open_adapter(adapter, info, options).await?;
@@ -354,7 +357,7 @@ pub async fn open_all(options: GpuOptions) -> Vec<Result<GpuExecutor, DeviceErro
     opened
 }
 
-/// Opens an adapter, and settles what its integer GEMMs run on.
+/// Opens an adapter, and settles what its integer GEMMs and prefill attention run on.
 async fn open_adapter(
     adapter: wgpu::Adapter,
     info: AdapterInfo,
@@ -372,8 +375,23 @@ async fn open_adapter(
     } else {
         matrices::reported(&adapter)
     };
+    let attention = (options.attention == AttentionChoice::Coop && !options.portable)
+        .then(|| matrices::lacks(&adapter, Matrices::F16));
     let mut executor = open_device(adapter, info, options.portable).await?;
     executor.features.fused |= options.always_fuse;
+    if let Some(mut state) = attention {
+        if state.is_ok() {
+            state = matrices::attention_test(&mut executor).await;
+        }
+        if let Err(reason) = state {
+            return Err(DeviceError::Kernels {
+                name: executor.info.name.clone(),
+                wanted: "attention on coop",
+                reason,
+            });
+        }
+        executor.features.matrix_attention = true;
+    }
     for (matrices, mut state) in reported {
         if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
             continue;

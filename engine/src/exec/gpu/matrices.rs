@@ -7,6 +7,7 @@
 use super::GpuExecutor;
 use crate::exec::DeviceError;
 use crate::plan::{BufferId, Dispatch, Grid, Plan};
+use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
 use plateau_shaders::linear::integer::{self, Params};
 use plateau_shaders::linear::{
     gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8_coop16, gemm_i8_coop16_int8,
@@ -32,7 +33,7 @@ pub(super) fn reported(adapter: &wgpu::Adapter) -> Vec<(Matrices, Result<(), Str
         .into()
 }
 
-fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), String> {
+pub(super) fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), String> {
     let needed = match matrices {
         Matrices::F16 => {
             Features::SUBGROUP | Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX
@@ -185,6 +186,133 @@ async fn compare(
     Ok(())
 }
 
+/// How far outputs of attention may be from the twin's: values are within 1, and weights are rounded to halves.
+const ATTENTION_ERROR: f32 = 1.0 / 256.0;
+
+/// Runs prefill attention on matrices of f16 and its twin on the same words.
+pub(super) async fn attention_test(executor: &mut GpuExecutor) -> Result<(), String> {
+    let (mut plan, mut state) = (Plan::default(), 1);
+    let test = AttentionTest::new(&mut plan, &mut state);
+    let prepared = executor.prepare(plan).await;
+    let prepared = prepared.map_err(|error| error.to_string())?;
+    let found = test.run(executor, prepared).await;
+    executor.release(prepared);
+    let found = found.map_err(|error| error.to_string())?;
+    let expected = twin(
+        test.kernel,
+        bytemuck::bytes_of(&test.params),
+        &[],
+        &test.words,
+    );
+    let float = |word: &u32| f32::from_bits(*word);
+    let pairs = found.iter().map(float).zip(expected.iter().map(float));
+    // NaN is not close either.
+    let is_close = |(found, expected): (f32, f32)| (found - expected).abs() <= ATTENTION_ERROR;
+    match pairs.clone().position(|pair| !is_close(pair)) {
+        None => Ok(()),
+        Some(i) => Err(format!(
+            "the self-test failed: number {i} of {} results of {} is {}, not {}",
+            found.len(),
+            test.kernel.name,
+            float(&found[i]),
+            float(&expected[i])
+        )),
+    }
+}
+
+/// A tile and some rows of a sequence in its second and third page, two heads over one.
+struct AttentionTest {
+    kernel: &'static Kernel,
+    params: paged_attention::Params,
+    /// row_info, block_table, qkv, k_pool, v_pool, tiles, y.
+    buffers: Vec<BufferId>,
+    words: Vec<Vec<u32>>,
+}
+
+impl AttentionTest {
+    fn new(plan: &mut Plan, state: &mut u64) -> Self {
+        const FIRST: u32 = 100;
+        const ROWS: u32 = 40;
+        const PAGES: u32 = 3;
+        let params = paged_attention::Params {
+            count: 2,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 128,
+            stride: 4 * 128,
+            table_stride: PAGES,
+            window: 0,
+            scale: 0.25,
+        };
+        // Halves of either sign from 0.5 to 1, and floats within 1.
+        let pool: Vec<u32> = (0..PAGES * 64 * 64)
+            .map(|_| (random(state) & 0x83ff_83ff) | 0x3800_3800)
+            .collect();
+        let values = pool.iter().rev().copied().collect();
+        let qkv = (0..ROWS * params.stride)
+            .map(|_| (random(state) as i32 as f32 / 2_147_483_648.0).to_bits())
+            .collect();
+        let rows = FIRST..FIRST + ROWS;
+        let words = vec![
+            rows.flat_map(|position| [0, position]).collect(),
+            (0..PAGES).rev().collect(),
+            qkv,
+            pool,
+            values,
+            vec![0, 32, 32, ROWS - 32],
+            vec![0; (ROWS * params.heads * params.head_dim) as usize],
+        ];
+        let kernel = &attention_prefill_coop16::KERNEL;
+        let buffers: Vec<BufferId> = words
+            .iter()
+            .map(|words| plan.scratch("self-test", words.len() as u64))
+            .collect();
+        let grid = Grid::Fixed(paged_attention::grid(&params));
+        plan.dispatch("self-test", kernel, params, grid, &buffers);
+        Self {
+            kernel,
+            params,
+            buffers,
+            words,
+        }
+    }
+
+    async fn run(&self, executor: &mut GpuExecutor, plan: usize) -> Result<Vec<u32>, DeviceError> {
+        for (id, words) in self.buffers.iter().zip(&self.words) {
+            executor.write(Some(plan), *id, 0, words)?;
+        }
+        executor.run(plan, None, None)?;
+        let (id, words) = (self.buffers[6], self.words[6].len() as u64);
+        let pending = executor.read(Some(plan), id, 0..words)?;
+        executor.wait(pending).await
+    }
+}
+
+/// Multiplicative congruence, of which the upper bits are fair.
+fn random(state: &mut u64) -> u32 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1);
+    (*state >> 32) as u32
+}
+
+/// What the twin of a kernel writes to its one output.
+fn twin(kernel: &Kernel, params: &[u8], constants: &[Constant], words: &[Vec<u32>]) -> Vec<u32> {
+    let written = kernel.bindings.iter().position(|a| *a == Access::ReadWrite);
+    let mut y = written.map_or_else(Vec::new, |i| words[i].clone());
+    let mut output = Some(&mut y);
+    let buffers = words
+        .iter()
+        .zip(kernel.bindings)
+        .map(|(words, access)| match access {
+            Access::Read => Buffer::Read(words),
+            Access::ReadWrite => Buffer::ReadWrite(output.take().expect("one binding is written")),
+        })
+        .collect();
+    (kernel.run)(&mut Call::new(params, constants, buffers));
+    y
+}
+
 /// A dispatch whose sums every executor must find.
 struct Test {
     kernel: &'static Kernel,
@@ -215,14 +343,10 @@ impl Test {
             has_bias: 0,
             accumulate: 0,
         };
-        // Multiplicative congruence, of which the upper bits are fair.
         let mut state = 0x2545_f491_u64;
         let mut words = |count: u32| -> Vec<u32> {
             let next = |_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let word = (state >> 32) as u32;
+                let word = random(&mut state);
                 if large {
                     0x7f7f_7f7f ^ (word & 0x0101_0101)
                 } else {
@@ -271,21 +395,7 @@ impl Test {
 
     /// What the twin makes of the words.
     fn expected(&self) -> Vec<u32> {
-        let mut y = self.words[4].clone();
-        let mut written = Some(&mut y);
-        let buffers = self
-            .words
-            .iter()
-            .zip(self.kernel.bindings)
-            .map(|(words, access)| match access {
-                Access::Read => Buffer::Read(words),
-                Access::ReadWrite => {
-                    Buffer::ReadWrite(written.take().expect("one binding is written"))
-                }
-            })
-            .collect();
         let params = bytemuck::bytes_of(&self.params);
-        (self.kernel.run)(&mut Call::new(params, &self.constants, buffers));
-        y
+        twin(self.kernel, params, &self.constants, &self.words)
     }
 }

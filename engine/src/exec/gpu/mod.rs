@@ -11,7 +11,7 @@ pub use adapter::{adapters, open_all};
 pub use spirv::module as int8_module;
 
 use super::profile::{ProfileDetail, RunTimes};
-use super::{AdapterInfo, DeviceError, KernelChoice};
+use super::{AdapterInfo, AttentionChoice, DeviceError, KernelChoice};
 use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
 use pipeline::Pipelines;
 use profile::Profiler;
@@ -29,6 +29,8 @@ pub struct GpuOptions {
     pub portable: bool,
     /// Which GEMMs of integers, where `portable` is not set.
     pub kernels: KernelChoice,
+    /// What prefill attention runs on, where `portable` is not set.
+    pub attention: AttentionChoice,
     /// Fused dispatches on a software driver too, which has no gain of them. For tests.
     pub always_fuse: bool,
 }
@@ -37,6 +39,7 @@ impl GpuOptions {
     pub const PORTABLE: Self = Self {
         portable: true,
         kernels: KernelChoice::Dot4,
+        attention: AttentionChoice::Portable,
         always_fuse: false,
     };
 }
@@ -141,6 +144,7 @@ impl GpuExecutor {
                 f16: device.features().contains(wgpu::Features::SHADER_F16),
                 fused: info.plan_features().fused,
                 matrices: None,
+                matrix_attention: false,
             },
             info,
             device,
