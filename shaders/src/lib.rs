@@ -56,6 +56,7 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::attention_prefill_f32_flat::KERNEL,
     &attention::attention_prefill_f16_flat::KERNEL,
     &attention::attention_prefill_i8_flat::KERNEL,
+    &attention::rope_attention_coop16_split::KERNEL,
     &attention::attention_prefill_coop16::KERNEL,
     &attention::attention_prefill_coop16_flat::KERNEL,
     // linear

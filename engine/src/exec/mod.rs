@@ -86,22 +86,24 @@ impl FromStr for KernelChoice {
     }
 }
 
-/// What prefill attention runs on: `--attention`.
+/// What attention runs on: `--attention`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AttentionChoice {
-    /// The portable kernels: a token's bits are those of decode.
+    /// As `Coop`, where the adapter reports these matrices and they pass the self-test; else as `Portable`.
     #[default]
+    Auto,
+    /// The portable kernels.
     Portable,
-    /// Cooperative matrices of f16, over a KV cache in f16: queries and weights are rounded to halves, so a prefill's bits are not
-    /// those of decode any more. They depend on neither chunks nor company.
+    /// Cooperative matrices of f16 for prefill and decode, over a KV cache in f16; queries and weights are rounded to halves.
     Coop,
 }
 
 impl AttentionChoice {
-    pub const ALL: [Self; 2] = [Self::Portable, Self::Coop];
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Portable, Self::Coop];
 
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Portable => "portable",
             Self::Coop => "coop",
         }
@@ -113,7 +115,7 @@ impl FromStr for AttentionChoice {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|choice| choice.name() == s);
-        found.ok_or_else(|| "expected portable or coop".to_owned())
+        found.ok_or_else(|| "expected auto, portable or coop".to_owned())
     }
 }
 
@@ -131,7 +133,7 @@ impl KernelChoices {
             return Some(self.linears.name());
         }
         match self.attention {
-            AttentionChoice::Portable => None,
+            AttentionChoice::Auto | AttentionChoice::Portable => None,
             AttentionChoice::Coop => Some("attention on coop"),
         }
     }

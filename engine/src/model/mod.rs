@@ -148,6 +148,12 @@ impl Model {
         features: Features,
         weights_config: &WeightsConfig<'_>,
     ) -> Self {
+        // OPT's decode attention is not fused, so it has none on matrices.
+        let features = Features {
+            matrix_attention: features.matrix_attention
+                && matches!(config.architecture, Architecture::Llama(_)),
+            ..features
+        };
         let before = shared.bytes();
         let weights = Weights::declare(&config, &part, weights_config, &mut shared);
         let weight_bytes = shared.bytes() - before;

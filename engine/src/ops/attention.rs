@@ -183,7 +183,7 @@ fn rotated(input: AttentionInput, rope: BufferId, qkv: BufferId, pools: KvPools)
     ]
 }
 
-/// Attention for each page by itself, where there are too many pages for a workgroup; gives the partials.
+/// Attention for each page by itself, on matrices or where there are too many pages for a workgroup; gives the partials.
 fn split(
     plan: &mut Plan,
     label: &str,
@@ -193,16 +193,25 @@ fn split(
     qkv: BufferId,
     pools: KvPools,
 ) -> Option<BufferId> {
-    let pages = input.pages.filter(|&pages| pages > WHOLE_PAGES)?;
-    let slots = pages.next_multiple_of(kernels::rope_attention::SPLIT_PAGES);
     let (rows, heads, head_dim) = (params.count, params.heads, params.head_dim);
+    let matrices = on_matrices(plan, head_dim, pools);
+    let pages = input
+        .pages
+        .filter(|&pages| matrices || pages > WHOLE_PAGES)?;
+    let slots = pages.next_multiple_of(kernels::rope_attention::SPLIT_PAGES);
     let words = kernels::rope_attention::partial_words(rows, heads, head_dim, slots);
     let partials = plan.shared_scratch("partials", words);
     let mut bindings = rotated(input, rope, qkv, pools);
     bindings.push(partials);
-    let kernel = &kernels::rope_attention_f16_split::KERNEL;
-    let grid = Grid::Fixed(kernels::rope_attention::split_grid(&params, slots));
-    plan.dispatch(format!("{label}.split"), kernel, params, grid, &bindings);
+    let (kernel, grid) = if matrices {
+        let grid = kernels::rope_attention_coop16_split::grid(&params, slots);
+        (&kernels::rope_attention_coop16_split::KERNEL, grid)
+    } else {
+        let grid = kernels::rope_attention::split_grid(&params, slots);
+        (&kernels::rope_attention_f16_split::KERNEL, grid)
+    };
+    let label = format!("{label}.split");
+    plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
     Some(partials)
 }
 
@@ -275,6 +284,15 @@ pub(super) fn attention_flat(
     plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
+/// Whether attention runs on matrices, which give other bits than the portable kernels: then it does in every step. Decode steps have
+/// to be fused for it.
+fn on_matrices(plan: &Plan, head_dim: u32, pools: KvPools) -> bool {
+    plan.features.matrix_attention
+        && plan.features.fused
+        && pools.kv_type == KvType::F16
+        && kernels::paged_attention::fits_matrices(head_dim)
+}
+
 /// What a workgroup has.
 #[derive(Clone, Copy, PartialEq)]
 enum By {
@@ -285,7 +303,6 @@ enum By {
 }
 
 impl By {
-    /// Matrices give other bits, so they have every step whose rows may share a sequence, however few.
     fn of(
         plan: &Plan,
         shape: AttentionShape,
@@ -293,9 +310,7 @@ impl By {
         pools: KvPools,
         rows: u32,
     ) -> Self {
-        let fits =
-            pools.kv_type == KvType::F16 && kernels::paged_attention::fits_matrices(shape.head_dim);
-        if plan.features.matrix_attention && fits && input.pages.is_none() {
+        if input.pages.is_none() && on_matrices(plan, shape.head_dim, pools) {
             Self::MatrixTile
         } else if rows <= GEMV_ROWS {
             Self::Row

@@ -108,7 +108,7 @@ pub struct Features {
     pub fused: bool,
     /// The integer GEMMs on cooperative matrices, where they passed the self-test.
     pub matrices: Option<Matrices>,
-    /// Prefill attention on cooperative matrices of f16, where it was asked for and passed the self-test.
+    /// Attention on cooperative matrices of f16, where they passed the self-test.
     pub matrix_attention: bool,
 }
 

@@ -28,15 +28,33 @@ const STRIDE: u32 = HEAD_QUADS + 2u;
 const WEIGHT_STRIDE: u32 = PAGE_SIZE / 4u + 2u;
 const SUM_STRIDE: u32 = PAGE_SIZE / 4u + 2u;
 const LARGEST_HALF: f32 = 65504.0;
+const WORKGROUP: u32 = 128u;
+// Keys that the workgroup loads at once.
+const LOAD_KEYS: u32 = WORKGROUP / HEAD_QUADS;
+// Parts of a row's weights: each has every fourth quad.
+const PARTS: u32 = 4u;
 
-@group(0) @binding(4) var<storage, read> k_pool: array<vec4<f16>>;
-@group(0) @binding(5) var<storage, read> v_pool: array<vec4<f16>>;
+// The page's keys, then its values.
+var<workgroup> page_tile: array<vec4<f16>, PAGE_SIZE * STRIDE>;
 
-// Two rounded to halves, of which no compiler or driver may make another rounding.
-fn two_halves(a: f32, b: f32) -> vec2<f16> {
-  let low = clamp(a, -LARGEST_HALF, LARGEST_HALF);
-  let high = clamp(b, -LARGEST_HALF, LARGEST_HALF);
-  return vec2<f16>(unpack2x16float(half_bits(bitcast<u32>(low)) | (half_bits(bitcast<u32>(high)) << 16u)));
+// Where an invocation stands.
+struct Place {
+  invocation: u32,
+  num_subgroups: u32,
+  subgroup: u32,
+}
+
+// Rounded to halves, in integers: a conversion may round either way.
+fn halves(x: vec4<f32>) -> vec4<f16> {
+  let bits = bitcast<vec4<u32>>(x);
+  let low = unpack2x16float(half_bits(bits.x) | (half_bits(bits.y) << 16u));
+  let high = unpack2x16float(half_bits(bits.z) | (half_bits(bits.w) << 16u));
+  return vec4<f16>(vec4<f32>(low, high));
+}
+
+// A quad of a query, ready for the products.
+fn query(q: vec4<f32>) -> vec4<f16> {
+  return halves(clamp(params.scale * q, vec4<f32>(-LARGEST_HALF), vec4<f32>(LARGEST_HALF)));
 }
 
 // Sum of weights whose quads are four apart: a part of a row's.
@@ -52,4 +70,89 @@ fn weights_sum(parts: vec4<f32>) -> f32 {
 
 fn largest(x: vec4<f32>) -> f32 {
   return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+fn visible_quad(key: u32, first_key: u32, position: u32) -> vec4<bool> {
+  let keys = vec4<u32>(key) + vec4<u32>(0u, 1u, 2u, 3u);
+  return (keys >= vec4<u32>(first_key)) & (keys <= vec4<u32>(position));
+}
+
+// A quad of each of eight keys that are LOAD_KEYS apart.
+struct Keys {
+  a: vec4<f16>,
+  b: vec4<f16>,
+  c: vec4<f16>,
+  d: vec4<f16>,
+  e: vec4<f16>,
+  f: vec4<f16>,
+  g: vec4<f16>,
+  h: vec4<f16>,
+}
+
+// Index of the quad of a key that the invocation loads; past head_dim it is the last one, which is not used there.
+fn loaded_quad(block: u32, first_key: u32, invocation: u32) -> u32 {
+  let quads = params.head_dim / 4u;
+  return (block * PAGE_SIZE + first_key + invocation / HEAD_QUADS) * quads + min(invocation % HEAD_QUADS, quads - 1u);
+}
+
+fn load_some_keys(block: u32, first_key: u32, invocation: u32) -> Keys {
+  let at = loaded_quad(block, first_key, invocation);
+  let step = LOAD_KEYS * (params.head_dim / 4u);
+  return Keys(
+    k_pool[at],
+    k_pool[at + step],
+    k_pool[at + 2u * step],
+    k_pool[at + 3u * step],
+    k_pool[at + 4u * step],
+    k_pool[at + 5u * step],
+    k_pool[at + 6u * step],
+    k_pool[at + 7u * step],
+  );
+}
+
+fn load_some_values(block: u32, first_key: u32, invocation: u32) -> Keys {
+  let at = loaded_quad(block, first_key, invocation);
+  let step = LOAD_KEYS * (params.head_dim / 4u);
+  return Keys(
+    v_pool[at],
+    v_pool[at + step],
+    v_pool[at + 2u * step],
+    v_pool[at + 3u * step],
+    v_pool[at + 4u * step],
+    v_pool[at + 5u * step],
+    v_pool[at + 6u * step],
+    v_pool[at + 7u * step],
+  );
+}
+
+fn stage_keys(keys: Keys, first_key: u32, invocation: u32) {
+  let to = (first_key + invocation / HEAD_QUADS) * STRIDE + invocation % HEAD_QUADS;
+  page_tile[to] = keys.a;
+  page_tile[to + LOAD_KEYS * STRIDE] = keys.b;
+  page_tile[to + 2u * LOAD_KEYS * STRIDE] = keys.c;
+  page_tile[to + 3u * LOAD_KEYS * STRIDE] = keys.d;
+  page_tile[to + 4u * LOAD_KEYS * STRIDE] = keys.e;
+  page_tile[to + 5u * LOAD_KEYS * STRIDE] = keys.f;
+  page_tile[to + 6u * LOAD_KEYS * STRIDE] = keys.g;
+  page_tile[to + 7u * LOAD_KEYS * STRIDE] = keys.h;
+}
+
+// Zeros for a key that no row sees: what is there may be anything.
+fn seen(value: vec4<f16>, key: u32, begin: u32, end: u32) -> vec4<f16> {
+  return select(vec4<f16>(), value, key >= begin && key <= end);
+}
+
+fn stage_values(values: Keys, first_key: u32, begin: u32, end: u32, invocation: u32) {
+  let key = first_key + invocation / HEAD_QUADS;
+  let shown = Keys(
+    seen(values.a, key, begin, end),
+    seen(values.b, key + LOAD_KEYS, begin, end),
+    seen(values.c, key + 2u * LOAD_KEYS, begin, end),
+    seen(values.d, key + 3u * LOAD_KEYS, begin, end),
+    seen(values.e, key + 4u * LOAD_KEYS, begin, end),
+    seen(values.f, key + 5u * LOAD_KEYS, begin, end),
+    seen(values.g, key + 6u * LOAD_KEYS, begin, end),
+    seen(values.h, key + 7u * LOAD_KEYS, begin, end),
+  );
+  stage_keys(shown, first_key, invocation);
 }

@@ -25,6 +25,7 @@ pub mod paged_attention;
 mod pools;
 pub mod rope;
 pub mod rope_attention;
+pub mod rope_attention_coop16_split;
 pub mod rope_attention_f16;
 pub mod rope_attention_f16_flat;
 pub mod rope_attention_f16_split;

@@ -216,7 +216,7 @@ pub(super) const fn prefill_coop16_flat(
 }
 
 /// What the kernels on matrices of f16 attend with: q scaled and rounded to halves, and so a scale of 1.
-fn rounded_queries(params: &Params, qkv: &[f32]) -> (Params, Vec<f32>) {
+pub(super) fn rounded_queries(params: &Params, qkv: &[f32]) -> (Params, Vec<f32>) {
     let largest = f32::from(f16::MAX);
     let rounded = |&q: &f32| f32::from(f16::from_f32((params.scale * q).clamp(-largest, largest)));
     let queries = qkv.iter().map(rounded).collect();

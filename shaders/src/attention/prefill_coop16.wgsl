@@ -5,53 +5,29 @@
 //
 // grid: (heads, num_tiles, 1), one workgroup of 128 per head of a tile.
 
-const WORKGROUP: u32 = 128u;
 const ROWS: u32 = 32u;
-// Invocations of a row in what is done between the products.
-const PARTS: u32 = WORKGROUP / ROWS;
 // A product is made in blocks of 16 rows and 32 columns, a subgroup each. Of subgroups of other sizes than 32 there are more than
 // blocks (then some compute a block again), or fewer (then there are more rounds).
 const BLOCK_COLUMNS: u32 = 32u;
 const BLOCKS: u32 = 4u;
-// Keys that the workgroup loads at once.
-const LOAD_KEYS: u32 = WORKGROUP / HEAD_QUADS;
 // Features of the outputs that `sums` holds at once, in quads.
 const TURN_QUADS: u32 = PAGE_SIZE / 4u;
 // Rows whose outputs it holds at the end, and vec4s of each.
 const OUT_ROWS: u32 = 16u;
 const OUT_STRIDE: u32 = HEAD_QUADS + 1u;
 
+@group(0) @binding(4) var<storage, read> k_pool: array<vec4<f16>>;
+@group(0) @binding(5) var<storage, read> v_pool: array<vec4<f16>>;
 @group(0) @binding(6) var<storage, read> tiles: array<vec2<u32>>;
 
 // (first row, count, sequence, first position)
 var<workgroup> tile: vec4<u32>;
 var<workgroup> q_tile: array<vec4<f16>, ROWS * STRIDE>;
-// The page's keys, then its values.
-var<workgroup> page_tile: array<vec4<f16>, PAGE_SIZE * STRIDE>;
 var<workgroup> weight_tile: array<vec4<f16>, ROWS * WEIGHT_STRIDE>;
 // Scores, then sums of weighted values, then outputs.
 var<workgroup> sums: array<vec4<f32>, ROWS * SUM_STRIDE>;
 var<workgroup> part_max: array<f32, WORKGROUP>;
 var<workgroup> part_sums: array<f32, WORKGROUP>;
-
-// Where an invocation stands.
-struct Place {
-  invocation: u32,
-  num_subgroups: u32,
-  subgroup: u32,
-}
-
-// A quad of each of eight keys that are LOAD_KEYS apart.
-struct Keys {
-  a: vec4<f16>,
-  b: vec4<f16>,
-  c: vec4<f16>,
-  d: vec4<f16>,
-  e: vec4<f16>,
-  f: vec4<f16>,
-  g: vec4<f16>,
-  h: vec4<f16>,
-}
 
 // Four quads of a row of outputs.
 struct Quads {
@@ -61,86 +37,18 @@ struct Quads {
   d: vec4<f32>,
 }
 
-// Index of the quad of a key that the invocation loads; past head_dim it is the last one, which is not used there.
-fn quad_at(block: u32, first_key: u32, invocation: u32) -> u32 {
-  let quads = params.head_dim / 4u;
-  return (block * PAGE_SIZE + first_key + invocation / HEAD_QUADS) * quads + min(invocation % HEAD_QUADS, quads - 1u);
-}
-
-fn load_keys(block: u32, first_key: u32, invocation: u32) -> Keys {
-  let at = quad_at(block, first_key, invocation);
-  let step = LOAD_KEYS * (params.head_dim / 4u);
-  return Keys(
-    k_pool[at],
-    k_pool[at + step],
-    k_pool[at + 2u * step],
-    k_pool[at + 3u * step],
-    k_pool[at + 4u * step],
-    k_pool[at + 5u * step],
-    k_pool[at + 6u * step],
-    k_pool[at + 7u * step],
-  );
-}
-
-fn load_values(block: u32, first_key: u32, invocation: u32) -> Keys {
-  let at = quad_at(block, first_key, invocation);
-  let step = LOAD_KEYS * (params.head_dim / 4u);
-  return Keys(
-    v_pool[at],
-    v_pool[at + step],
-    v_pool[at + 2u * step],
-    v_pool[at + 3u * step],
-    v_pool[at + 4u * step],
-    v_pool[at + 5u * step],
-    v_pool[at + 6u * step],
-    v_pool[at + 7u * step],
-  );
-}
-
-fn stage_keys(keys: Keys, first_key: u32, invocation: u32) {
-  let to = (first_key + invocation / HEAD_QUADS) * STRIDE + invocation % HEAD_QUADS;
-  page_tile[to] = keys.a;
-  page_tile[to + LOAD_KEYS * STRIDE] = keys.b;
-  page_tile[to + 2u * LOAD_KEYS * STRIDE] = keys.c;
-  page_tile[to + 3u * LOAD_KEYS * STRIDE] = keys.d;
-  page_tile[to + 4u * LOAD_KEYS * STRIDE] = keys.e;
-  page_tile[to + 5u * LOAD_KEYS * STRIDE] = keys.f;
-  page_tile[to + 6u * LOAD_KEYS * STRIDE] = keys.g;
-  page_tile[to + 7u * LOAD_KEYS * STRIDE] = keys.h;
-}
-
-// Zeros for a key that no row sees: what is there may be anything.
-fn seen(value: vec4<f16>, key: u32, begin: u32, end: u32) -> vec4<f16> {
-  return select(vec4<f16>(), value, key >= begin && key <= end);
-}
-
-fn stage_values(values: Keys, first_key: u32, begin: u32, end: u32, invocation: u32) {
-  let key = first_key + invocation / HEAD_QUADS;
-  let shown = Keys(
-    seen(values.a, key, begin, end),
-    seen(values.b, key + LOAD_KEYS, begin, end),
-    seen(values.c, key + 2u * LOAD_KEYS, begin, end),
-    seen(values.d, key + 3u * LOAD_KEYS, begin, end),
-    seen(values.e, key + 4u * LOAD_KEYS, begin, end),
-    seen(values.f, key + 5u * LOAD_KEYS, begin, end),
-    seen(values.g, key + 6u * LOAD_KEYS, begin, end),
-    seen(values.h, key + 7u * LOAD_KEYS, begin, end),
-  );
-  stage_keys(shown, first_key, invocation);
-}
-
 // The rows' queries, zeros past the end of the tile.
 fn stage_queries(first_row: u32, count: u32, head: u32, invocation: u32) {
   let quads = params.head_dim / 4u;
   for (var i = invocation; i < ROWS * HEAD_QUADS; i += WORKGROUP) {
     let row = i / HEAD_QUADS;
     let quad = i % HEAD_QUADS;
-    var q = vec4<f32>();
+    var q = vec4<f16>();
     if (row < count && quad < quads) {
       let at = (first_row + row) * params.stride + head * params.head_dim + 4u * quad;
-      q = params.scale * vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]);
+      q = query(vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
     }
-    q_tile[row * STRIDE + quad] = vec4<f16>(two_halves(q.x, q.y), two_halves(q.z, q.w));
+    q_tile[row * STRIDE + quad] = q;
   }
 }
 
@@ -187,18 +95,13 @@ fn multiply_values(place: Place, first_quad: u32) {
   }
 }
 
-fn visible(key: u32, first_key: u32, position: u32) -> vec4<bool> {
-  let keys = vec4<u32>(key) + vec4<u32>(0u, 1u, 2u, 3u);
-  return (keys >= vec4<u32>(first_key)) & (keys <= vec4<u32>(position));
-}
-
 // Sums with those of a further page folded in: a is the factor of what was there, b that of the page.
 fn folded_quad(o: vec4<f32>, a: f32, page: vec4<f32>, b: f32, is_first: bool, is_later: bool) -> vec4<f32> {
   return select(select(o, fma(o, vec4<f32>(a), page * b), is_later), page, is_first);
 }
 
 // The same for the four quads that the invocation has of what is in sums.
-fn folded(o: Quads, a: f32, b: f32, is_first: bool, is_later: bool, at: u32) -> Quads {
+fn folded_quads(o: Quads, a: f32, b: f32, is_first: bool, is_later: bool, at: u32) -> Quads {
   return Quads(
     folded_quad(o.a, a, sums[at], b, is_first, is_later),
     folded_quad(o.b, a, sums[at + PARTS], b, is_first, is_later),
@@ -241,16 +144,16 @@ fn run(head: u32, tile_index: u32, place: Place) {
   var o_low = Quads();
   var o_high = Quads();
   var block = block_of(at.z * params.table_stride + tile_first_key / PAGE_SIZE, kv_head);
-  var keys_low = load_keys(block, 0u, invocation);
-  var keys_high = load_keys(block, PAGE_SIZE / 2u, invocation);
+  var keys_low = load_some_keys(block, 0u, invocation);
+  var keys_high = load_some_keys(block, PAGE_SIZE / 2u, invocation);
   stage_queries(first_row, count, head, invocation);
   for (var page = tile_first_key / PAGE_SIZE; page <= last_page; page += 1u) {
     workgroupBarrier();   // the values were read
     stage_keys(keys_low, 0u, invocation);
     stage_keys(keys_high, PAGE_SIZE / 2u, invocation);
     workgroupBarrier();
-    let values_low = load_values(block, 0u, invocation);
-    let values_high = load_values(block, PAGE_SIZE / 2u, invocation);
+    let values_low = load_some_values(block, 0u, invocation);
+    let values_high = load_some_values(block, PAGE_SIZE / 2u, invocation);
     multiply_keys(place);
     workgroupBarrier();
     // The keys that some row of the tile sees.
@@ -264,10 +167,10 @@ fn run(head: u32, tile_index: u32, place: Place) {
     let score_2 = sums[own + 2u * PARTS];
     let score_3 = sums[own + 3u * PARTS];
     let key = page * PAGE_SIZE + 4u * part;
-    let visible_0 = visible(key, first_key, position);
-    let visible_1 = visible(key + 16u, first_key, position);
-    let visible_2 = visible(key + 32u, first_key, position);
-    let visible_3 = visible(key + 48u, first_key, position);
+    let visible_0 = visible_quad(key, first_key, position);
+    let visible_1 = visible_quad(key + 16u, first_key, position);
+    let visible_2 = visible_quad(key + 32u, first_key, position);
+    let visible_3 = visible_quad(key + 48u, first_key, position);
     let lowest = vec4<f32>(LOWEST);
     part_max[invocation] = largest(max(
       max(select(lowest, score_0, visible_0), select(lowest, score_1, visible_1)),
@@ -300,16 +203,16 @@ fn run(head: u32, tile_index: u32, place: Place) {
     l = select(select(l, fma(l, a, l_p * b), is_later), l_p, is_first);
     // The next page's keys are on their way; after the last one they are its own.
     block = block_of(at.z * params.table_stride + min(page + 1u, last_page), kv_head);
-    keys_low = load_keys(block, 0u, invocation);
-    keys_high = load_keys(block, PAGE_SIZE / 2u, invocation);
+    keys_low = load_some_keys(block, 0u, invocation);
+    keys_high = load_some_keys(block, PAGE_SIZE / 2u, invocation);
     multiply_values(place, 0u);
     workgroupBarrier();
-    o_low = folded(o_low, a, b, is_first, is_later, own);
+    o_low = folded_quads(o_low, a, b, is_first, is_later, own);
     if (params.head_dim > 4u * TURN_QUADS) {
       workgroupBarrier();   // the sums were read
       multiply_values(place, TURN_QUADS);
       workgroupBarrier();
-      o_high = folded(o_high, a, b, is_first, is_later, own);
+      o_high = folded_quads(o_high, a, b, is_first, is_later, own);
     }
   }
 

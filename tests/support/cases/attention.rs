@@ -10,7 +10,8 @@ use plateau_shaders::attention::{
     attention_prefill_f16, attention_prefill_f16_flat, attention_prefill_f32,
     attention_prefill_f32_flat, attention_prefill_i8, attention_prefill_i8_flat, kv_append,
     kv_append_f16, kv_append_f32, kv_append_i8, map_with_runs, paged_attention, rope,
-    rope_attention, rope_attention_f16, rope_attention_f16_flat, rope_attention_f16_split,
+    rope_attention, rope_attention_coop16_split, rope_attention_f16, rope_attention_f16_flat,
+    rope_attention_f16_split,
 };
 use plateau_shaders::quantize::flatten_quantize::{self, extra};
 use plateau_shaders::{Kernel, PAGE_SIZE, div_ceil, pack};
@@ -390,7 +391,18 @@ fn coop() -> Vec<Case> {
         .iter()
         .filter(|flat| paged_attention::fits_matrices(flat.problem.head_dim));
     cases.extend(flats.map(|flat| flat.prefill(&COOP, TILE)));
+    for problem in fused_on_matrices() {
+        let table = quarter_turns(problem.positions(), problem.head_dim / 2);
+        let inputs = problem.inputs(&COOP, Values::Random);
+        cases.push(problem.split_on_matrices(&inputs, &table));
+    }
     cases
+}
+
+/// Problems of decode steps that the kernels on matrices take.
+fn fused_on_matrices() -> impl Iterator<Item = &'static Problem> {
+    let fits = |problem: &&Problem| paged_attention::fits_matrices(problem.head_dim);
+    FUSED.iter().filter(fits)
 }
 
 /// The same rows in other tiles by the kernels on matrices of f16: equal bit for bit on one device.
@@ -912,6 +924,13 @@ const FUSED: &[Problem] = &[
         window: 0,
     },
     Problem {
+        sequences: &[(330, 1), (127, 1), (128, 1)],
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 128,
+        window: 0,
+    },
+    Problem {
         sequences: &[(600, 1), (3, 1)],
         heads: 3,
         kv_heads: 3,
@@ -1007,6 +1026,17 @@ impl Problem {
         )
     }
 
+    fn split_on_matrices(&self, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+        let params = self.params(self.rows());
+        let grid = rope_attention_coop16_split::grid(&params, self.slots());
+        let kernel = &rope_attention_coop16_split::KERNEL;
+        let case = Case::new(kernel, self.name(), params, grid);
+        self.rotated(case, inputs, table).output(
+            &vec![0f32; self.partial_words()],
+            Check::Close(HALVES_ATTENTION),
+        )
+    }
+
     fn partial_words(&self) -> usize {
         let (heads, head_dim) = (self.heads, self.head_dim);
         rope_attention::partial_words(self.rows(), heads, head_dim, self.slots()) as usize
@@ -1068,15 +1098,25 @@ pub struct Ways {
     pub name: String,
     /// rope, kv_append and attention_decode.
     pub apart: [Case; 3],
-    pub whole: Case,
-    /// rope_attention_f16_split, then attention_merge.
+    pub whole: Option<Case>,
+    /// rope_attention_*_split, then attention_merge.
     pub split: [Case; 2],
 }
 
 /// Attention of rotated heads over pools that the dispatch itself appends to, for equality of bits on one device.
 pub fn ways() -> Vec<Ways> {
-    let pool = &POOL_TYPES[1];
-    let way = |problem: &Problem| {
+    FUSED.iter().map(|problem| problem.ways(None)).collect()
+}
+
+/// The same on matrices of f16.
+pub fn ways_on_matrices() -> Vec<Ways> {
+    let ways = |problem: &Problem| problem.ways(Some(&COOP));
+    fused_on_matrices().map(ways).collect()
+}
+
+impl Problem {
+    fn ways(&self, matrices: Option<&PoolType>) -> Ways {
+        let (problem, pool) = (self, &POOL_TYPES[1]);
         let table = turns(problem.positions(), problem.head_dim / 2);
         let inputs = problem.inputs(pool, Values::Random);
         let params = problem.params(problem.rows());
@@ -1119,11 +1159,19 @@ pub fn ways() -> Vec<Ways> {
                 .input(&inputs.qkv)
                 .output(&inputs.k_pool, Check::Exact)
                 .output(&inputs.v_pool, Check::Exact),
-                problem.decode(pool),
+                match matrices {
+                    Some(pool) => problem.prefill(pool, TILE),
+                    None => problem.decode(pool),
+                },
             ],
-            whole: problem.rope_attention(&inputs, &table),
+            whole: matrices
+                .is_none()
+                .then(|| problem.rope_attention(&inputs, &table)),
             split: [
-                problem.split(&inputs, &table),
+                match matrices {
+                    Some(_) => problem.split_on_matrices(&inputs, &table),
+                    None => problem.split(&inputs, &table),
+                },
                 Case::new(
                     &attention_merge::KERNEL,
                     problem.name(),
@@ -1135,6 +1183,5 @@ pub fn ways() -> Vec<Ways> {
                 .output(&problem.y(), close),
             ],
         }
-    };
-    FUSED.iter().map(way).collect()
+    }
 }

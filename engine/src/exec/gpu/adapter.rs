@@ -375,7 +375,7 @@ async fn open_adapter(
     } else {
         matrices::reported(&adapter)
     };
-    let attention = (options.attention == AttentionChoice::Coop && !options.portable)
+    let attention = (options.attention != AttentionChoice::Portable && !options.portable)
         .then(|| matrices::lacks(&adapter, Matrices::F16));
     let mut executor = open_device(adapter, info, options.portable).await?;
     executor.features.fused |= options.always_fuse;
@@ -383,14 +383,17 @@ async fn open_adapter(
         if state.is_ok() {
             state = matrices::attention_test(&mut executor).await;
         }
-        if let Err(reason) = state {
-            return Err(DeviceError::Kernels {
-                name: executor.info.name.clone(),
-                wanted: "attention on coop",
-                reason,
-            });
+        match state {
+            Ok(()) => executor.features.matrix_attention = true,
+            Err(reason) if options.attention == AttentionChoice::Coop => {
+                return Err(DeviceError::Kernels {
+                    name: executor.info.name.clone(),
+                    wanted: "attention on coop",
+                    reason,
+                });
+            }
+            Err(_) => {}
         }
-        executor.features.matrix_attention = true;
     }
     for (matrices, mut state) in reported {
         if !wanted.contains(&matrices) || executor.features.matrices.is_some() {

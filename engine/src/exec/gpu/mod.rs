@@ -29,7 +29,7 @@ pub struct GpuOptions {
     pub portable: bool,
     /// Which GEMMs of integers, where `portable` is not set.
     pub kernels: KernelChoice,
-    /// What prefill attention runs on, where `portable` is not set.
+    /// What attention runs on, where `portable` is not set.
     pub attention: AttentionChoice,
     /// Fused dispatches on a software driver too, which has no gain of them. For tests.
     pub always_fuse: bool,
