@@ -69,7 +69,11 @@ fn a_layer_is_five_dispatches_or_six_with_split_keys() {
         async |session| {
             let (model, executor) = session.parts();
             // On matrices keys are always split.
-            let whole = if executor.features().matrix_attention { 6 } else { 5 };
+            let whole = if executor.features().matrix_attention {
+                6
+            } else {
+                5
+            };
             for (pages, expected) in [(1, whole), (8, whole), (9, 6), (16, 6)] {
                 let plan = model.step(&decode(pages)).plan;
                 let of_layer =

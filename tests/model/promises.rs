@@ -1,6 +1,6 @@
 //! A sequence's logits do not depend on company: not on chunking, prefill or decode, nor on what else is in the batch.
 
-use plateau::exec::{Executor, GpuOptions};
+use plateau::exec::{AttentionChoice, Executor, GpuOptions};
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{KvType, Quant};
@@ -280,7 +280,12 @@ fn kernels_for_better_adapters_change_no_bit() {
     pollster::block_on(async {
         let checkpoint = model::builtin().await;
         let ids: Vec<u32> = (0..9).map(|i| 3 + i * 101).collect();
-        let better = device::devices(GpuOptions::default()).await;
+        // Attention on matrices has bits of its own, in prefill and decode alike.
+        let better = device::devices(GpuOptions {
+            attention: AttentionChoice::Portable,
+            ..GpuOptions::default()
+        });
+        let better = better.await;
         for (portable, better) in device::portable_devices().await.into_iter().zip(better) {
             let mut logits = Vec::new();
             for device in [portable, better] {

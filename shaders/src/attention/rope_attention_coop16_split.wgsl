@@ -50,31 +50,79 @@ fn rotated_quad(at: u32) -> vec4<f32> {
   return vec4<f32>(rotated[at], rotated[at + 1u], rotated[at + 2u], rotated[at + 3u]);
 }
 
+fn add_product(scores: FragSum, d: u32, k: FragColumns) -> FragSum {
+  return coopMultiplyAdd(coopLoadT<FragRows>(&q_tile[d], STRIDE), k, scores);
+}
+
+// Scores of the row, from page_tile.
 fn multiply_keys(place: Place) {
   for (var key = place.subgroup * FRAG; key < PAGE_SIZE; key += place.num_subgroups * FRAG) {
     var scores = FragSum();
     for (var d = 0u; d < params.head_dim / 4u; d += FRAG_QUADS) {
-      let q = coopLoadT<FragRows>(&q_tile[d], STRIDE);
-      let k = coopLoad<FragColumns>(&page_tile[key * STRIDE + d], STRIDE);
-      scores = coopMultiplyAdd(q, k, scores);
+      scores = add_product(scores, d, coopLoad<FragColumns>(&page_tile[key * STRIDE + d], STRIDE));
     }
     coopStoreT(scores, &sums[key / 4u], SCORE_STRIDE);
   }
 }
 
-fn multiply_values(place: Place) {
-  let p_0 = coopLoadT<FragRows>(&weight_tile[0u], WEIGHT_STRIDE);
-  let p_1 = coopLoadT<FragRows>(&weight_tile[FRAG_QUADS], WEIGHT_STRIDE);
-  let p_2 = coopLoadT<FragRows>(&weight_tile[2u * FRAG_QUADS], WEIGHT_STRIDE);
-  let p_3 = coopLoadT<FragRows>(&weight_tile[3u * FRAG_QUADS], WEIGHT_STRIDE);
-  for (var quad = place.subgroup * FRAG_QUADS; quad < params.head_dim / 4u; quad += place.num_subgroups * FRAG_QUADS) {
-    var o = FragSum();
-    o = coopMultiplyAdd(p_0, coopLoadT<FragColumns>(&page_tile[quad], STRIDE), o);
-    o = coopMultiplyAdd(p_1, coopLoadT<FragColumns>(&page_tile[quad + FRAG * STRIDE], STRIDE), o);
-    o = coopMultiplyAdd(p_2, coopLoadT<FragColumns>(&page_tile[quad + 2u * FRAG * STRIDE], STRIDE), o);
-    o = coopMultiplyAdd(p_3, coopLoadT<FragColumns>(&page_tile[quad + 3u * FRAG * STRIDE], STRIDE), o);
-    coopStoreT(o, &sums[quad], SCORE_STRIDE);
+// The same from the pool.
+fn multiply_keys_of(block: u32, place: Place) {
+  let quads = params.head_dim / 4u;
+  let last = quads - FRAG_QUADS;
+  for (var key = place.subgroup * FRAG; key < PAGE_SIZE; key += place.num_subgroups * FRAG) {
+    let at = (block * PAGE_SIZE + key) * quads;
+    let k_0 = coopLoad<FragColumns>(&k_pool[at + min(0u, last)], quads);
+    let k_1 = coopLoad<FragColumns>(&k_pool[at + min(4u, last)], quads);
+    let k_2 = coopLoad<FragColumns>(&k_pool[at + min(8u, last)], quads);
+    let k_3 = coopLoad<FragColumns>(&k_pool[at + min(12u, last)], quads);
+    let k_4 = coopLoad<FragColumns>(&k_pool[at + min(16u, last)], quads);
+    let k_5 = coopLoad<FragColumns>(&k_pool[at + min(20u, last)], quads);
+    let k_6 = coopLoad<FragColumns>(&k_pool[at + min(24u, last)], quads);
+    let k_7 = coopLoad<FragColumns>(&k_pool[at + min(28u, last)], quads);
+    var scores = add_product(FragSum(), 0u, k_0);
+    if (quads > 4u) {
+      scores = add_product(scores, 4u, k_1);
+    }
+    if (quads > 8u) {
+      scores = add_product(scores, 8u, k_2);
+    }
+    if (quads > 12u) {
+      scores = add_product(scores, 12u, k_3);
+    }
+    if (quads > 16u) {
+      scores = add_product(scores, 16u, k_4);
+    }
+    if (quads > 20u) {
+      scores = add_product(scores, 20u, k_5);
+    }
+    if (quads > 24u) {
+      scores = add_product(scores, 24u, k_6);
+    }
+    if (quads > 28u) {
+      scores = add_product(scores, 28u, k_7);
+    }
+    coopStoreT(scores, &sums[key / 4u], SCORE_STRIDE);
   }
+}
+
+// Sums of the weighted values of sixteen features.
+fn multiply_values(quad: u32, v_0: FragColumns, v_1: FragColumns, v_2: FragColumns, v_3: FragColumns) {
+  var o = FragSum();
+  o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[0u], WEIGHT_STRIDE), v_0, o);
+  o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[FRAG_QUADS], WEIGHT_STRIDE), v_1, o);
+  o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[2u * FRAG_QUADS], WEIGHT_STRIDE), v_2, o);
+  o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[3u * FRAG_QUADS], WEIGHT_STRIDE), v_3, o);
+  coopStoreT(o, &sums[quad], SCORE_STRIDE);
+}
+
+// The values of keys 16 * part .. 16 * part + 16: in page_tile, and in a block of the pool.
+fn staged_values(quad: u32, part: u32) -> FragColumns {
+  return coopLoadT<FragColumns>(&page_tile[quad + part * FRAG * STRIDE], STRIDE);
+}
+
+fn values_of(block: u32, quad: u32, part: u32) -> FragColumns {
+  let quads = params.head_dim / 4u;
+  return coopLoadT<FragColumns>(&v_pool[(block * PAGE_SIZE + part * FRAG) * quads + quad], quads);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -103,10 +151,33 @@ fn rope_attention_coop16_split(
     return;
   }
   let block = block_of(row_at.x * params.table_stride + page, kv_head);
-  let keys_low = load_some_keys(block, 0u, invocation);
-  let keys_high = load_some_keys(block, PAGE_SIZE / 2u, invocation);
-  let values_low = load_some_values(block, 0u, invocation);
-  let values_high = load_some_values(block, PAGE_SIZE / 2u, invocation);
+  // Where the new key is the page is staged, to put it in; other pages are read as they are, their values ahead.
+  let is_last = page == last_page;
+  let quad_0 = min(subgroup * FRAG_QUADS, quads - FRAG_QUADS);
+  let quad_1 = min((subgroup + num_subgroups) * FRAG_QUADS, quads - FRAG_QUADS);
+  var v_0 = FragColumns();
+  var v_1 = FragColumns();
+  var v_2 = FragColumns();
+  var v_3 = FragColumns();
+  var v_4 = FragColumns();
+  var v_5 = FragColumns();
+  var v_6 = FragColumns();
+  var v_7 = FragColumns();
+  if (is_last) {
+    let low = load_some_keys(block, 0u, invocation);
+    let high = load_some_keys(block, PAGE_SIZE / 2u, invocation);
+    stage_keys(low, 0u, invocation);
+    stage_keys(high, PAGE_SIZE / 2u, invocation);
+  } else {
+    v_0 = values_of(block, quad_0, 0u);
+    v_1 = values_of(block, quad_0, 1u);
+    v_2 = values_of(block, quad_0, 2u);
+    v_3 = values_of(block, quad_0, 3u);
+    v_4 = values_of(block, quad_1, 0u);
+    v_5 = values_of(block, quad_1, 1u);
+    v_6 = values_of(block, quad_1, 2u);
+    v_7 = values_of(block, quad_1, 3u);
+  }
   rotate(row, head, kv_head, position, invocation);
   for (var i = STRIDE + invocation; i < FRAG * STRIDE; i += WORKGROUP) {
     q_tile[i] = vec4<f16>();
@@ -114,14 +185,12 @@ fn rope_attention_coop16_split(
   for (var i = WEIGHT_STRIDE + invocation; i < FRAG * WEIGHT_STRIDE; i += WORKGROUP) {
     weight_tile[i] = vec4<f16>();
   }
-  stage_keys(keys_low, 0u, invocation);
-  stage_keys(keys_high, PAGE_SIZE / 2u, invocation);
   workgroupBarrier();
   let new_key = position % PAGE_SIZE;
   var new_v = vec4<f16>();
   if (invocation < quads) {
     q_tile[invocation] = query(rotated_quad(4u * invocation));
-    if (page == last_page) {
+    if (is_last) {
       let new_k = halves(rotated_quad(MOST_HEAD_DIM + 4u * invocation));
       let at = row * params.stride + (params.heads + params.kv_heads + kv_head) * params.head_dim + 4u * invocation;
       new_v = halves(vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
@@ -133,12 +202,18 @@ fn rope_attention_coop16_split(
     }
   }
   workgroupBarrier();
-  multiply_keys(place);
+  if (is_last) {
+    multiply_keys(place);
+  } else {
+    multiply_keys_of(block, place);
+  }
   workgroupBarrier();
-  let begin = max(first_key, page * PAGE_SIZE) - page * PAGE_SIZE;
-  let end = position - page * PAGE_SIZE;
-  stage_values(values_low, 0u, begin, end, invocation);
-  stage_values(values_high, PAGE_SIZE / 2u, begin, end, invocation);
+  if (is_last) {
+    let begin = max(first_key, page * PAGE_SIZE) - page * PAGE_SIZE;
+    let end = position - page * PAGE_SIZE;
+    stage_values(load_some_values(block, 0u, invocation), 0u, begin, end, invocation);
+    stage_values(load_some_values(block, PAGE_SIZE / 2u, invocation), PAGE_SIZE / 2u, begin, end, invocation);
+  }
   // What follows is done for one row.
   let part = invocation % PARTS;
   let score_0 = sums[part];
@@ -171,11 +246,30 @@ fn rope_attention_coop16_split(
     weight_tile[part + 3u * PARTS] = p_3;
     part_sums[part] = part_sum(p_0, p_1, p_2, p_3);
   }
-  if (invocation < quads && page == last_page) {
+  if (invocation < quads && is_last) {
     page_tile[new_key * STRIDE + invocation] = new_v;
   }
   workgroupBarrier();
-  multiply_values(place);
+  if (is_last) {
+    v_0 = staged_values(quad_0, 0u);
+    v_1 = staged_values(quad_0, 1u);
+    v_2 = staged_values(quad_0, 2u);
+    v_3 = staged_values(quad_0, 3u);
+    v_4 = staged_values(quad_1, 0u);
+    v_5 = staged_values(quad_1, 1u);
+    v_6 = staged_values(quad_1, 2u);
+    v_7 = staged_values(quad_1, 3u);
+  }
+  multiply_values(quad_0, v_0, v_1, v_2, v_3);
+  multiply_values(quad_1, v_4, v_5, v_6, v_7);
+  // Of features that so few subgroups have not yet.
+  for (var quad = (subgroup + 2u * num_subgroups) * FRAG_QUADS; quad < quads; quad += num_subgroups * FRAG_QUADS) {
+    if (is_last) {
+      multiply_values(quad, staged_values(quad, 0u), staged_values(quad, 1u), staged_values(quad, 2u), staged_values(quad, 3u));
+    } else {
+      multiply_values(quad, values_of(block, quad, 0u), values_of(block, quad, 1u), values_of(block, quad, 2u), values_of(block, quad, 3u));
+    }
+  }
   workgroupBarrier();
   let at = ((row * params.heads + head) * num_workgroups.z + workgroup.z) * (params.head_dim + 2u);
   if (invocation == 0u) {

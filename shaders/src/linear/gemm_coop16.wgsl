@@ -66,6 +66,11 @@ fn run(first_row: u32, first_out: u32, place: Place) {
     let x_at = block / BLOCKS_ACROSS * BLOCK_ROWS * STRIDE;
     let w_at = block % BLOCKS_ACROSS * BLOCK_OUTS * STRIDE;
     totals = array<i32, FRAGS * WORDS_PER_LANE>();
+    // Each step's tiles are on their way while those before are multiplied.
+    var x_0 = load_x(row, load_vec);
+    var x_1 = load_x(row + LOAD_ROWS, load_vec);
+    var w_0 = load_w(out, load_vec);
+    var w_1 = load_w(out + LOAD_ROWS, load_vec);
     for (var first = 0u; first < steps; first += part_steps) {
       var acc00 = FragSum();
       var acc10 = FragSum();
@@ -78,16 +83,16 @@ fn run(first_row: u32, first_out: u32, place: Place) {
       let end = min(first + part_steps, steps);
       for (var step = first; step < end; step += 1u) {
         let vec = step * STEP_VECS + load_vec;
-        let x_0 = load_x(row, vec);
-        let x_1 = load_x(row + LOAD_ROWS, vec);
-        let w_0 = load_w(out, vec);
-        let w_1 = load_w(out + LOAD_ROWS, vec);
         workgroupBarrier();   // the tiles of the last step were read
         stage_x(to, x_0);
         stage_x(to + LOAD_ROWS * STRIDE, x_1);
         stage_w(to, weights_of(w_0, vec));
         stage_w(to + LOAD_ROWS * STRIDE, weights_of(w_1, vec));
         workgroupBarrier();
+        x_0 = load_x(row, vec + STEP_VECS);
+        x_1 = load_x(row + LOAD_ROWS, vec + STEP_VECS);
+        w_0 = load_w(out, vec + STEP_VECS);
+        w_1 = load_w(out + LOAD_ROWS, vec + STEP_VECS);
         // Four times the same, written out: compilers keep the matrices in registers then.
         {
           let x0 = coopLoadT<FragX>(&x_tile[x_at], STRIDE);
