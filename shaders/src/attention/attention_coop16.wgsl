@@ -45,7 +45,7 @@ struct Place {
 }
 
 // Rounded to halves, in integers: a conversion may round either way.
-fn halves(x: vec4<f32>) -> vec4<f16> {
+fn rounded_halves(x: vec4<f32>) -> vec4<f16> {
   let bits = bitcast<vec4<u32>>(x);
   let low = unpack2x16float(half_bits(bits.x) | (half_bits(bits.y) << 16u));
   let high = unpack2x16float(half_bits(bits.z) | (half_bits(bits.w) << 16u));
@@ -54,7 +54,7 @@ fn halves(x: vec4<f32>) -> vec4<f16> {
 
 // A quad of a query, ready for the products.
 fn query(q: vec4<f32>) -> vec4<f16> {
-  return halves(clamp(params.scale * q, vec4<f32>(-LARGEST_HALF), vec4<f32>(LARGEST_HALF)));
+  return rounded_halves(clamp(params.scale * q, vec4<f32>(-LARGEST_HALF), vec4<f32>(LARGEST_HALF)));
 }
 
 // Sum of weights whose quads are four apart: a part of a row's.

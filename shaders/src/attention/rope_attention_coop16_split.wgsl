@@ -31,7 +31,7 @@ var<workgroup> part_max: array<f32, PARTS>;
 var<workgroup> part_sums: array<f32, PARTS>;
 
 // The row's query and new key after rope.
-fn rotate(row: u32, head: u32, kv_head: u32, position: u32, invocation: u32) {
+fn rotate_both(row: u32, head: u32, kv_head: u32, position: u32, invocation: u32) {
   let half = params.head_dim / 2u;
   let i = invocation % HALF_GROUP;
   let of_key = invocation / HALF_GROUP == 1u;
@@ -55,7 +55,7 @@ fn add_product(scores: FragSum, d: u32, k: FragColumns) -> FragSum {
 }
 
 // Scores of the row, from page_tile.
-fn multiply_keys(place: Place) {
+fn score_keys(place: Place) {
   for (var key = place.subgroup * FRAG; key < PAGE_SIZE; key += place.num_subgroups * FRAG) {
     var scores = FragSum();
     for (var d = 0u; d < params.head_dim / 4u; d += FRAG_QUADS) {
@@ -66,7 +66,7 @@ fn multiply_keys(place: Place) {
 }
 
 // The same from the pool.
-fn multiply_keys_of(block: u32, place: Place) {
+fn score_keys_of(block: u32, place: Place) {
   let quads = params.head_dim / 4u;
   let last = quads - FRAG_QUADS;
   for (var key = place.subgroup * FRAG; key < PAGE_SIZE; key += place.num_subgroups * FRAG) {
@@ -106,7 +106,7 @@ fn multiply_keys_of(block: u32, place: Place) {
 }
 
 // Sums of the weighted values of sixteen features.
-fn multiply_values(quad: u32, v_0: FragColumns, v_1: FragColumns, v_2: FragColumns, v_3: FragColumns) {
+fn weigh_values(quad: u32, v_0: FragColumns, v_1: FragColumns, v_2: FragColumns, v_3: FragColumns) {
   var o = FragSum();
   o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[0u], WEIGHT_STRIDE), v_0, o);
   o = coopMultiplyAdd(coopLoadT<FragRows>(&weight_tile[FRAG_QUADS], WEIGHT_STRIDE), v_1, o);
@@ -178,7 +178,7 @@ fn rope_attention_coop16_split(
     v_6 = values_of(block, quad_1, 2u);
     v_7 = values_of(block, quad_1, 3u);
   }
-  rotate(row, head, kv_head, position, invocation);
+  rotate_both(row, head, kv_head, position, invocation);
   for (var i = STRIDE + invocation; i < FRAG * STRIDE; i += WORKGROUP) {
     q_tile[i] = vec4<f16>();
   }
@@ -191,9 +191,9 @@ fn rope_attention_coop16_split(
   if (invocation < quads) {
     q_tile[invocation] = query(rotated_quad(4u * invocation));
     if (is_last) {
-      let new_k = halves(rotated_quad(MOST_HEAD_DIM + 4u * invocation));
+      let new_k = rounded_halves(rotated_quad(MOST_HEAD_DIM + 4u * invocation));
       let at = row * params.stride + (params.heads + params.kv_heads + kv_head) * params.head_dim + 4u * invocation;
-      new_v = halves(vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
+      new_v = rounded_halves(vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]));
       page_tile[new_key * STRIDE + invocation] = new_k;
       if (head % group == 0u) {
         k_pool[(block * PAGE_SIZE + new_key) * quads + invocation] = new_k;
@@ -203,9 +203,9 @@ fn rope_attention_coop16_split(
   }
   workgroupBarrier();
   if (is_last) {
-    multiply_keys(place);
+    score_keys(place);
   } else {
-    multiply_keys_of(block, place);
+    score_keys_of(block, place);
   }
   workgroupBarrier();
   if (is_last) {
@@ -260,14 +260,14 @@ fn rope_attention_coop16_split(
     v_6 = staged_values(quad_1, 2u);
     v_7 = staged_values(quad_1, 3u);
   }
-  multiply_values(quad_0, v_0, v_1, v_2, v_3);
-  multiply_values(quad_1, v_4, v_5, v_6, v_7);
+  weigh_values(quad_0, v_0, v_1, v_2, v_3);
+  weigh_values(quad_1, v_4, v_5, v_6, v_7);
   // Of features that so few subgroups have not yet.
   for (var quad = (subgroup + 2u * num_subgroups) * FRAG_QUADS; quad < quads; quad += num_subgroups * FRAG_QUADS) {
     if (is_last) {
-      multiply_values(quad, staged_values(quad, 0u), staged_values(quad, 1u), staged_values(quad, 2u), staged_values(quad, 3u));
+      weigh_values(quad, staged_values(quad, 0u), staged_values(quad, 1u), staged_values(quad, 2u), staged_values(quad, 3u));
     } else {
-      multiply_values(quad, values_of(block, quad, 0u), values_of(block, quad, 1u), values_of(block, quad, 2u), values_of(block, quad, 3u));
+      weigh_values(quad, values_of(block, quad, 0u), values_of(block, quad, 1u), values_of(block, quad, 2u), values_of(block, quad, 3u));
     }
   }
   workgroupBarrier();
