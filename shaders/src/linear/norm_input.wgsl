@@ -37,14 +37,10 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
 fn x_vec(row: u32, vec: u32) -> vec4<u32> {
   let vecs = params.in_features / 16u;
   if (vec < vecs) {
-    return bulk[bulk_at(vec)];
+    return bulk[vec];
   }
   let at = 4u * (vec - vecs);
   return vec4<u32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
-}
-
-fn bulk_at(vec: u32) -> u32 {
-  return vec;
 }
 
 // Part 0 of four channels.
@@ -113,9 +109,7 @@ fn sum_over_workgroup(lid: u32, place: Place, value: f32) -> f32 {
   if (place.subgroup_lanes != 32u) {
     return workgroup_sum(lid, value);
   }
-  if (lid < LANES) {
-    lane_sums[lid] = value;
-  }
+  lane_sums[lid] = value;
   workgroupBarrier();
   let i = place.subgroup_lane;
   let a = (lane_sums[i] + lane_sums[i + 128u]) + (lane_sums[i + 64u] + lane_sums[i + 192u]);
@@ -196,13 +190,13 @@ fn make_input(lid: u32, place: Place) {
   let mean = sum_over_workgroup(lid, place, sum) / f32(params.in_features);
   let inv = inverseSqrt(mean + params.eps);
   if (lid < vecs) {
-    bulk[bulk_at(lid)] = bulk_vec(own, inv);
+    bulk[lid] = bulk_vec(own, inv);
   }
   if (lid < extra_words) {
     extras[lid] = extra_word(own_extras, inv);
   }
   for (var vec = lid + WORKGROUP; vec < vecs; vec += WORKGROUP) {
-    bulk[bulk_at(vec)] = bulk_vec(load_channels(vec), inv);
+    bulk[vec] = bulk_vec(load_channels(vec), inv);
   }
   for (var word = lid + WORKGROUP; word < extra_words; word += WORKGROUP) {
     extras[word] = extra_word(load_extras(extra_entries(word)), inv);
