@@ -22,7 +22,7 @@ struct Quads {
   d: vec4<f32>,
 }
 
-fn load_quads(start: u32, i: u32, len: u32) -> Quads {
+fn quads_of_lane(start: u32, i: u32, len: u32) -> Quads {
   return Quads(
     load_quad(start, i, len),
     load_quad(start, i + 4u * LANES, len),
@@ -40,7 +40,7 @@ fn add_squares(sum: f32, values: vec4<f32>) -> f32 {
 fn inverse_rms(lane: u32, start: u32, len: u32) -> f32 {
   var sum = 0.0;
   for (var i = 4u * lane; i < len; i += 16u * LANES) {
-    let quads = load_quads(start, i, len);
+    let quads = quads_of_lane(start, i, len);
     sum = add_squares(add_squares(add_squares(add_squares(sum, quads.a), quads.b), quads.c), quads.d);
   }
   let mean = workgroup_sum(lane, sum) / f32(len);

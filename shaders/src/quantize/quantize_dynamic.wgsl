@@ -25,7 +25,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> x_scale: array<f32>;
 
 // Features i .. i + 4, zeros past the end. All are loaded, so that no load waits for the one before.
-fn load_four(row: u32, i: u32) -> vec4<f32> {
+fn four_features(row: u32, i: u32) -> vec4<f32> {
   let last = params.features - 1u;
   let values = vec4<f32>(
     x[row + min(i, last)],
@@ -42,7 +42,7 @@ fn magnitude(values: vec4<f32>) -> u32 {
   return max(max(bits.x, bits.y), max(bits.z, bits.w));
 }
 
-fn store_word(first_word: u32, word: u32, values: vec4<f32>, inv_scale: f32) {
+fn store_quantized(first_word: u32, word: u32, values: vec4<f32>, inv_scale: f32) {
   let q_max = vec4<f32>(f32(params.q_max));
   if (word < (params.features + 31u) / 32u * 8u) {
     x_q[first_word + word] = pack4xI8(vec4<i32>(clamp(round(values * inv_scale), -q_max, q_max)));
@@ -53,13 +53,13 @@ fn store_word(first_word: u32, word: u32, values: vec4<f32>, inv_scale: f32) {
 fn quantize_dynamic(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let row = group.x * params.features;
   // The first words of an invocation stay at hand.
-  let a = load_four(row, 4u * lid);
-  let b = load_four(row, 4u * (lid + WORKGROUP));
-  let c = load_four(row, 4u * (lid + 2u * WORKGROUP));
-  let d = load_four(row, 4u * (lid + 3u * WORKGROUP));
+  let a = four_features(row, 4u * lid);
+  let b = four_features(row, 4u * (lid + WORKGROUP));
+  let c = four_features(row, 4u * (lid + 2u * WORKGROUP));
+  let d = four_features(row, 4u * (lid + 3u * WORKGROUP));
   var own = max(max(magnitude(a), magnitude(b)), max(magnitude(c), magnitude(d)));
   for (var i = 4u * (lid + 4u * WORKGROUP); i < params.features; i += 4u * WORKGROUP) {
-    own = max(own, magnitude(load_four(row, i)));
+    own = max(own, magnitude(four_features(row, i)));
   }
   let absmax = workgroup_max(lid, own);
   let zero = absmax < ABSMAX_MIN;
@@ -72,11 +72,11 @@ fn quantize_dynamic(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
   }
   let words = (params.features + 31u) / 32u * 8u;
   let first_word = group.x * words;
-  store_word(first_word, lid, a, inv_scale);
-  store_word(first_word, lid + WORKGROUP, b, inv_scale);
-  store_word(first_word, lid + 2u * WORKGROUP, c, inv_scale);
-  store_word(first_word, lid + 3u * WORKGROUP, d, inv_scale);
+  store_quantized(first_word, lid, a, inv_scale);
+  store_quantized(first_word, lid + WORKGROUP, b, inv_scale);
+  store_quantized(first_word, lid + 2u * WORKGROUP, c, inv_scale);
+  store_quantized(first_word, lid + 3u * WORKGROUP, d, inv_scale);
   for (var word = lid + 4u * WORKGROUP; word < words; word += WORKGROUP) {
-    store_word(first_word, word, load_four(row, 4u * word), inv_scale);
+    store_quantized(first_word, word, four_features(row, 4u * word), inv_scale);
   }
 }
