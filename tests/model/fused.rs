@@ -2,7 +2,7 @@
 
 use plateau::checkpoint::ModelConfig;
 use plateau::exec::GpuOptions;
-use plateau::model::StepShape;
+use plateau::model::{StepShape, planned_pages};
 use plateau::ops::Sampling;
 use plateau::session::{LoadOptions, Session, SyntheticFormat};
 use plateau::tensor::{KvType, Quant};
@@ -138,4 +138,49 @@ fn a_fused_decode_step_gives_the_bits_of_a_prefill() {
             }
         }));
     }
+}
+
+/// Few rows are matrix-vector products by subgroups, in one workgroup or several; many are matrix products.
+#[test]
+fn steps_of_up_to_32_rows_give_the_bits_of_larger_ones() {
+    let dynamic = SyntheticFormat::default();
+    for (quant, format) in [
+        (Quant::W4A8, FLATTENED),
+        (Quant::W4A8, dynamic),
+        (Quant::W8A8, FLATTENED),
+    ] {
+        pollster::block_on(each_session(quant, KvType::F16, format, async |session| {
+            let ids: Vec<u32> = (0..45).map(|i| (i * i + 3) % 67).collect();
+            let mut bits = async |rows: usize| {
+                let mut found: Vec<u32> = Vec::new();
+                let mut keep = |_, logits: &[f32]| found.extend(logits.iter().map(|x| x.to_bits()));
+                let run = session.logits_in_chunks(&ids, rows, &mut keep);
+                run.await.expect("logits");
+                found
+            };
+            let expected = bits(45).await;
+            for rows in [8, 9, 17, 32] {
+                let same = bits(rows).await == expected;
+                assert!(same, "{quant}: chunks of {rows} rows give other bits");
+            }
+        }));
+    }
+}
+
+#[test]
+fn the_partials_of_split_keys_count_as_memory() {
+    pollster::block_on(each_session(
+        Quant::W4A8,
+        KvType::F16,
+        FLATTENED,
+        async |session| {
+            let counted = session.memory().scratch;
+            let (model, _) = session.parts();
+            let scratch = |pages: u32| model.step(&decode(pages)).plan.scratch_bytes();
+            let longest = planned_pages(model.capacity.table_stride());
+            assert!(longest > planned_pages(1), "keys of this context are split");
+            assert!(scratch(longest) > scratch(1));
+            assert!(counted > scratch(longest));
+        },
+    ));
 }

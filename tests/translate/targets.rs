@@ -67,6 +67,7 @@ pub fn translate(
                 C::Linkage,
                 C::GroupNonUniform,
                 C::GroupNonUniformArithmetic,
+                C::GroupNonUniformShuffle,
             ];
             spirv(module, info, entry_point, (1, 3), &capabilities)
         }
@@ -76,6 +77,7 @@ pub fn translate(
                 C::Linkage,
                 C::GroupNonUniform,
                 C::GroupNonUniformArithmetic,
+                C::GroupNonUniformShuffle,
                 C::Int8,
                 C::DotProduct,
                 C::DotProductInput4x8Bit,

@@ -304,6 +304,14 @@ impl Executor {
         }))
     }
 
+    /// Compiles the pipelines of a plan that may be prepared later, where there are any.
+    pub async fn compile(&mut self, plan: &Plan) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.compile(plan).await,
+        }
+    }
+
     /// Frees the scratch memory of a plan.
     pub fn release(&mut self, plan: PlanId) {
         match self {

@@ -4,6 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
+use plateau_shaders::linear::integer::Division;
 use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
@@ -232,8 +233,6 @@ fn norm_gemv(
     rows: u32,
     accumulate: bool,
 ) -> bool {
-    /// Each workgroup makes the whole input: about so many are enough to read weights as fast as a device can.
-    const WORKGROUPS: u32 = 384;
     let Some(fused) = FusedInput::of(plan, projection, producer, rows).filter(|_| !accumulate)
     else {
         return false;
@@ -253,19 +252,17 @@ fn norm_gemv(
             in_inv_scale: 1.0 / fused.input.scale,
             x_scale: fused.input.scale,
             eps: fused.eps,
-            span: range
-                .rows
-                .div_ceil(WORKGROUPS)
-                .next_multiple_of(kernels::norm_input::SPAN_STEP),
         };
         let kernel = match fused.bits {
             Bits::Int8 => &kernels::norm_gemv_i8::KERNEL,
             Bits::Int4 => &kernels::norm_gemv_i4::KERNEL,
         };
-        let grid = Grid::Fixed(kernels::norm_input::gemv_grid(&params));
+        let group = kernels::norm_input::gemv_group(range.rows);
+        let grid = Grid::Fixed(kernels::norm_input::gemv_grid(&params, group));
         let bindings = [fused.from, fused.norm, range.w, range.aux, fused.map, y];
         let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
         dispatch.constants = fused.constants(projection.in_features, in_words);
+        dispatch.constants.push(("GROUP", group));
     }
     true
 }
@@ -345,6 +342,8 @@ fn norm_gate_up(
     ];
     let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
     dispatch.constants = fused.constants(gate_up.in_features, in_words);
+    let group = kernels::norm_input::GATE_UP_GROUP;
+    dispatch.constants.push(("GROUP", group));
     true
 }
 
@@ -451,33 +450,47 @@ fn dispatch(
                 has_bias,
                 accumulate,
             };
-            let by_subgroup = plan.features.subgroups;
             let matrices = plan.features.matrices;
-            let (kernel, grid) = match (bits, few) {
-                (Bits::Int8, true) if by_subgroup => (
-                    &kernels::gemv_i8_subgroup::KERNEL,
-                    kernels::gemv_i8_subgroup::grid(&params, rows),
-                ),
-                (Bits::Int8, true) => (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params)),
-                (Bits::Int8, false) => gemm_i8(matrices, &params),
-                (Bits::Int4, true) if by_subgroup => (
-                    &kernels::gemv_i4_subgroup::KERNEL,
-                    kernels::gemv_i4_subgroup::grid(&params, rows),
-                ),
-                (Bits::Int4, true) => (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params)),
-                (Bits::Int4, false) => gemm_i4(matrices, &params),
+            let steps = linear.format.row_words(linear.in_features) / 4;
+            let division = Division::of(rows, steps);
+            let by_subgroup = plan.features.subgroups.then_some(division);
+            let most_rows = if plan.features.subgroups && plan.features.fused {
+                GEMV_ROWS_BY_SUBGROUP
+            } else {
+                GEMV_ROWS
+            };
+            let few = rows <= most_rows;
+            let (kernel, grid) = match (bits, few, by_subgroup) {
+                (Bits::Int8, true, Some(division)) => {
+                    (&kernels::gemv_i8_subgroup::KERNEL, division.grid(&params))
+                }
+                (Bits::Int8, true, None) => {
+                    (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params))
+                }
+                (Bits::Int8, false, _) => gemm_i8(matrices, &params),
+                (Bits::Int4, true, Some(division)) => {
+                    (&kernels::gemv_i4_subgroup::KERNEL, division.grid(&params))
+                }
+                (Bits::Int4, true, None) => {
+                    (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params))
+                }
+                (Bits::Int4, false, _) => gemm_i4(matrices, &params),
             };
             let bindings = [x, x_scale, range.w, range.aux, y];
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
             if bits == Bits::Int4 && group_size > 0 {
                 dispatch.constants.push(("GROUP_SIZE", group_size));
             }
-            if few && by_subgroup && rows > 1 {
-                dispatch.constants.push(("ROWS", rows));
+            if let (true, Some(division)) = (few, by_subgroup) {
+                dispatch.constants.extend(division.constants());
             }
         }
     }
 }
+
+/// Up to so many rows, linears of integers run as matrix-vector products by subgroups, on what is no software driver: their weights are read
+/// once for eight rows, and GEMMs have few workgroups for few rows.
+const GEMV_ROWS_BY_SUBGROUP: u32 = 32;
 
 type Choice = (&'static Kernel, [u32; 3]);
 

@@ -8,10 +8,11 @@ use crate::checkpoint::{
 use crate::exec::Executor;
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
-    TableWeights, WeightsConfig,
+    TableWeights, WeightsConfig, planned_pages,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
 use crate::plan::Features;
+use crate::sampler::SamplerConfig;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
 use plateau_shaders::linear::integer::MAX_IN_FEATURES;
@@ -65,7 +66,7 @@ const CHUNK_BYTES: usize = 8 << 20;
 pub struct MemoryNeeded {
     pub weights: u64,
     pub kv_cache: u64,
-    /// Activations of the largest step, and small tables.
+    /// Activations of the largest prefill and the largest decode step, and small tables.
     pub scratch: u64,
 }
 
@@ -81,11 +82,17 @@ impl MemoryNeeded {
             tiles: max_tiles(capacity.max_rows, 1),
             logits: 1,
         };
+        let decode = StepShape::Decode {
+            rows: capacity.max_sequences,
+            pages: planned_pages(capacity.table_stride()),
+            sampling: super::sampling(&SamplerConfig::GREEDY),
+        };
+        let scratch = |shape| model.step(&shape).plan.scratch_bytes();
         let small = model.shared.bytes() - model.weight_bytes - model.kv_bytes;
         Self {
             weights: model.weight_bytes,
             kv_cache: model.kv_bytes,
-            scratch: small + model.step(&prefill).plan.scratch_bytes(),
+            scratch: small + scratch(prefill) + scratch(decode),
         }
     }
 }

@@ -76,6 +76,7 @@ fn run(head: u32, row: u32, lane: u32) {
   let position = row_info[row].y;
   let used = position / PAGE_SIZE + 1u - first_visible(position) / PAGE_SIZE;
   let d = min(lane, params.head_dim - 1u);
+  let own_output = ahead(head, lane);
 
   var m = 0.0;
   var state = Folded();
@@ -118,7 +119,10 @@ fn run(head: u32, row: u32, lane: u32) {
   output[lane] = state.o / state.l;
   workgroupBarrier();
   let outputs = outputs_of(head);
-  for (var i = lane; i < outputs; i += LANES) {
+  if (lane < outputs) {
+    store_ahead(row, 0u, head, own_output);
+  }
+  for (var i = lane + LANES; i < outputs; i += LANES) {
     store(row, 0u, head, i);
   }
 }

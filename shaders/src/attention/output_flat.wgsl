@@ -36,22 +36,33 @@ fn outputs_of(head: u32) -> u32 {
 }
 
 // The integer of a flat channel of the head.
-fn integer_of(r: u32, head: u32, channel: u32) -> i32 {
-  let entry = flat_entry(channel, params.heads * params.head_dim);
-  // It has no source: the head has no such feature.
-  if (entry == ZERO_ENTRY) {
-    return 0;
-  }
-  return flat_part(entry, attended(r, (entry & SOURCE_MASK) - head * params.head_dim));
+fn integer_of(r: u32, head: u32, entry: u32) -> i32 {
+  // One without a part has no source in the head.
+  let d = min((entry & SOURCE_MASK) - head * params.head_dim, params.head_dim - 1u);
+  return flat_part(entry, attended(r, d));
 }
 
-// Word i of those: `row` is row r of the workgroup's rows.
-fn store(row: u32, r: u32, head: u32, i: u32) {
+// Word i of those, and its flat channels.
+struct Output {
+  word: u32,
+  entries: vec4<u32>,
+}
+
+fn ahead(head: u32, i: u32) -> Output {
   let bulk_words = params.head_dim / 4u;
   let word = select(runs(head) + i - bulk_words, head * bulk_words + i, i < bulk_words);
+  return Output(word, flat_entries(word, params.heads * params.head_dim));
+}
+
+// Stores it: `row` is row r of the workgroup's rows.
+fn store_ahead(row: u32, r: u32, head: u32, own: Output) {
   var q = vec4<i32>();
   for (var lane = 0u; lane < 4u; lane += 1u) {
-    q[lane] = integer_of(r, head, 4u * word + lane);
+    q[lane] = integer_of(r, head, own.entries[lane]);
   }
-  x_q[row * flat_words() + word] = pack4xI8(q);
+  x_q[row * flat_words() + own.word] = pack4xI8(q);
+}
+
+fn store(row: u32, r: u32, head: u32, i: u32) {
+  store_ahead(row, r, head, ahead(head, i));
 }

@@ -7,7 +7,20 @@ fn outputs_of(head: u32) -> u32 {
   return params.head_dim;
 }
 
-// Value i of those: `row` is row r of the workgroup's rows.
+// Value i of those.
+struct Output {
+  i: u32,
+}
+
+fn ahead(head: u32, i: u32) -> Output {
+  return Output(i);
+}
+
+// Stores it: `row` is row r of the workgroup's rows.
+fn store_ahead(row: u32, r: u32, head: u32, own: Output) {
+  y[(row * params.heads + head) * params.head_dim + own.i] = attended(r, own.i);
+}
+
 fn store(row: u32, r: u32, head: u32, i: u32) {
-  y[(row * params.heads + head) * params.head_dim + i] = attended(r, i);
+  store_ahead(row, r, head, ahead(head, i));
 }

@@ -23,7 +23,6 @@ const BATCH: u32 = 16u;
 @group(0) @binding(5) var<storage, read_write> k_pool: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> v_pool: array<u32>;
 
-var<workgroup> info: vec2<u32>;
 // The row's query, then its new key.
 var<workgroup> rotated: array<f32, 2u * MOST_HEAD_DIM>;
 // Two halves in each.
@@ -45,24 +44,37 @@ fn rotated_halves(i: u32) -> u32 {
   return half_bits(bitcast<u32>(rotated[i])) | (half_bits(bitcast<u32>(rotated[i + 1u])) << 16u);
 }
 
+// What an invocation rotates: two features of the query (team 0) or of the new key (team 1), half a head apart. Or two neighbouring ones
+// of the new value (team 2), as they are.
+struct Turn {
+  a: f32,
+  b: f32,
+  turn: vec2<f32>,
+}
+
+fn load_turn(row: u32, head: u32, kv_head: u32, position: u32, lid: u32) -> Turn {
+  let half = params.head_dim / 2u;
+  let i = min(lid % TEAM, half - 1u);
+  let team = lid / TEAM;
+  let is_value = team >= 2u;
+  let of_value = params.heads + params.kv_heads + kv_head;
+  let first = row * params.stride + select(select(head, params.heads + kv_head, team == 1u), of_value, is_value) * params.head_dim;
+  let low = first + select(i, 2u * i, is_value);
+  return Turn(qkv[low], qkv[low + select(half, 1u, is_value)], rope_table[position * half + i]);
+}
+
 // The row's query and new key after rope, and its new key and value as halves. Every invocation calls it.
-fn rotate(row: u32, head: u32, kv_head: u32, position: u32, lid: u32) {
+fn rotate(own: Turn, lid: u32) {
   let half = params.head_dim / 2u;
   let i = lid % TEAM;
   let team = lid / TEAM;
-  let first = row * params.stride;
   if (i < half && team < 2u) {
-    let low = first + select(head, params.heads + kv_head, team == 1u) * params.head_dim + i;
-    let turn = rope_table[position * half + i];
-    let a = qkv[low];
-    let b = qkv[low + half];
     let at = team * MOST_HEAD_DIM + i;
-    rotated[at] = fma(a, turn.x, -(b * turn.y));
-    rotated[at + half] = fma(b, turn.x, a * turn.y);
+    rotated[at] = fma(own.a, own.turn.x, -(own.b * own.turn.y));
+    rotated[at + half] = fma(own.b, own.turn.x, own.a * own.turn.y);
   }
   if (i < half && team == 2u) {
-    let at = first + (params.heads + params.kv_heads + kv_head) * params.head_dim + 2u * i;
-    new_v[i] = half_bits(bitcast<u32>(qkv[at])) | (half_bits(bitcast<u32>(qkv[at + 1u])) << 16u);
+    new_v[i] = half_bits(bitcast<u32>(own.a)) | (half_bits(bitcast<u32>(own.b)) << 16u);
   }
   workgroupBarrier();
   if (lid < half) {
@@ -245,9 +257,9 @@ fn add_values(o: vec2<f32>, words: Batch, v: Values, j: u32) -> vec2<f32> {
   return add_some(add_some(add_some(add_some(o, words.a, v, j), words.b, v, j + 4u), words.c, v, j + 8u), words.d, v, j + 12u);
 }
 
-// The team's page; `rotate_first`: before the scores. Every invocation of the workgroup calls it, those of a team past the last page too,
+// The team's page; `rotate_first`: `own` is rotated before the scores. Every invocation of the workgroup calls it, those of a team past the last page too,
 // which have nothing to do.
-fn attend_page(of_team: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, rotate_first: bool, lid: u32) -> Partial {
+fn attend_page(of_team: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, own: Turn, rotate_first: bool, lid: u32) -> Partial {
   let lane = lid % TEAM;
   let team = lid / TEAM;
   let position = row_at.y;
@@ -280,7 +292,7 @@ fn attend_page(of_team: u32, row: u32, head: u32, kv_head: u32, row_at: vec2<u32
     values_1 = load_values(v, BATCH);
   }
   if (rotate_first) {
-    rotate(row, head, kv_head, position, lid);
+    rotate(own, lid);
   }
   let visible = has_page && lane >= begin && lane <= end;
   if (lane == new_key) {

@@ -19,10 +19,7 @@ fn rope_attention_f16_split(
   let kv_head = head / group;
   let lane = lid % TEAM;
   let team = lid / TEAM;
-  if (lid == 0u) {
-    info = row_info[row];
-  }
-  let row_at = workgroupUniformLoad(&info);
+  let row_at = row_info[row];
   let position = row_at.y;
   let first_key = first_visible(position);
   let first_page = first_key / PAGE_SIZE;
@@ -31,7 +28,8 @@ fn rope_attention_f16_split(
   if (round > last_page) {
     return;
   }
-  let found = attend_page(round + team, row, head, kv_head, row_at, first_key, true, lid);
+  let own = load_turn(row, head, kv_head, position, lid);
+  let found = attend_page(round + team, kv_head, row_at, first_key, own, true, lid);
   if (round + team <= last_page) {
     let slots = num_workgroups.z * TEAMS;
     let slot = workgroup.z * TEAMS + team;

@@ -17,11 +17,11 @@ fn run(head: u32, row: u32, lid: u32) {
   let kv_head = head / group;
   let lane = lid % TEAM;
   let team = lid / TEAM;
-  if (lid == 0u) {
-    info = row_info[row];
-  }
-  let row_at = workgroupUniformLoad(&info);
+  let row_at = row_info[row];
   let position = row_at.y;
+  // Loads go ahead of what waits for one of them.
+  let own = load_turn(row, head, kv_head, position, lid);
+  let own_output = ahead(head, lid);
   let first_key = first_visible(position);
   let first_page = first_key / PAGE_SIZE;
   let last_page = position / PAGE_SIZE;
@@ -30,7 +30,7 @@ fn run(head: u32, row: u32, lid: u32) {
   var l = 0.0;
   var o = vec2<f32>();
   for (var round = first_page; round <= last_page; round += TEAMS) {
-    let found = attend_page(round + team, row, head, kv_head, row_at, first_key, round == first_page, lid);
+    let found = attend_page(round + team, kv_head, row_at, first_key, own, round == first_page, lid);
     team_o[lid] = found.o;
     if (lane == 0u) {
       team_m[team] = found.m;
@@ -62,7 +62,10 @@ fn run(head: u32, row: u32, lid: u32) {
   }
   workgroupBarrier();
   let outputs = outputs_of(head);
-  for (var i = lid; i < outputs; i += TEAMS * TEAM) {
+  if (lid < outputs) {
+    store_ahead(row, 0u, head, own_output);
+  }
+  for (var i = lid + TEAMS * TEAM; i < outputs; i += TEAMS * TEAM) {
     store(row, 0u, head, i);
   }
 }

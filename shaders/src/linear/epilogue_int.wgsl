@@ -32,21 +32,40 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
   return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
 }
 
-// y[row, first_out + out] = acc * scales + bias, or added to what is there. Call it for outputs in range only.
-fn store_accumulator(row: u32, out: u32, acc: i32) {
-  let i = row * params.out_stride + params.first_out + out;
-  if (RAW_ACCUMULATORS != 0u) {
-    y[i] = bitcast<u32>(acc);
-    return;
-  }
+// What becomes of an accumulator.
+struct Factor {
+  scale: f32,
+  bias: f32,
+  // What is there, where it is added to.
+  before: u32,
+}
+
+fn load_factor(row: u32, out: u32) -> Factor {
   let scale = x_scale[row * params.x_scale_stride] * bitcast<f32>(aux[out * params.w_scale_stride]);
   var bias = 0.0;
   if (params.has_bias != 0u) {
     bias = bitcast<f32>(aux[aux_bias() + out]);
   }
-  var value = fma(f32(acc), scale, bias);
+  var before = 0u;
   if (params.accumulate != 0u) {
-    value = bitcast<f32>(y[i]) + value;
+    before = y[row * params.out_stride + params.first_out + out];
   }
-  y[i] = bitcast<u32>(value);
+  return Factor(scale, bias, before);
+}
+
+// y[row, first_out + out] = acc * scales + bias, or added to what is there. Call it for outputs in range only.
+fn store_by(factor: Factor, row: u32, out: u32, acc: i32) {
+  var value = bitcast<u32>(acc);
+  if (RAW_ACCUMULATORS == 0u) {
+    var scaled = fma(f32(acc), factor.scale, factor.bias);
+    if (params.accumulate != 0u) {
+      scaled = bitcast<f32>(factor.before) + scaled;
+    }
+    value = bitcast<u32>(scaled);
+  }
+  y[row * params.out_stride + params.first_out + out] = value;
+}
+
+fn store_accumulator(row: u32, out: u32, acc: i32) {
+  store_by(load_factor(row, out), row, out, acc);
 }

@@ -1,6 +1,6 @@
 //! INT4 linear, few rows, on adapters with subgroups. Shapes and formula: gemv_i4.wgsl.
 
-use crate::kernel::{Call, Kernel, div_ceil};
+use crate::kernel::{Call, Kernel};
 use crate::linear::integer;
 pub use crate::linear::integer::Params;
 
@@ -19,20 +19,6 @@ pub const KERNEL: Kernel = Kernel {
     subgroups: true,
     run,
 };
-
-const OUTPUTS: u32 = 16;
-
-/// The most rows of a workgroup: values of the override `ROWS`.
-pub const MOST_ROWS: u32 = 8;
-
-/// Workgroups in x, y, z, with `rows` rows in each.
-pub fn grid(params: &Params, rows: u32) -> [u32; 3] {
-    [
-        div_ceil(params.out_features, OUTPUTS),
-        div_ceil(params.rows, rows),
-        1,
-    ]
-}
 
 fn run(call: &mut Call<'_>) {
     integer::run(call, integer::Weights::Int4);

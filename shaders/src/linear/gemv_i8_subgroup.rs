@@ -1,7 +1,6 @@
 //! INT8 linear, few rows, on adapters with subgroups. Shapes and formula: gemv_i8.wgsl.
 
 use crate::kernel::{Call, Kernel};
-pub use crate::linear::gemv_i4_subgroup::{MOST_ROWS, grid};
 use crate::linear::integer;
 pub use crate::linear::integer::Params;
 

@@ -1,41 +1,122 @@
-// The main loop of the integer GEMVs on adapters with subgroups: sixteen outputs of ROWS rows a workgroup, a subgroup for each two
-// outputs, as many rounds as it takes. Weights are read once for all rows.
+// The main loop of the integer GEMVs on adapters with subgroups: 512 / GROUP outputs of ROWS rows a workgroup. Weights are read once for all
+// rows.
 
-// Rows of a workgroup.
+// Rows of a workgroup, at most 8.
 override ROWS: u32 = 1u;
-
-const MOST_ROWS: u32 = 8u;
-const WORKGROUP: u32 = 256u;
-const OUTPUTS: u32 = 16u;
 
 fn x_vec(row: u32, vec: u32) -> vec4<u32> {
   return x_q[row * (params.in_words / 4u) + vec];
 }
 
-// Outputs first_out.. of the rows first_row.. . Every invocation of the workgroup calls it.
+// The sums of a pair of outputs for each row. They stand written out: drivers keep arrays in memory.
+struct RowSums {
+  s_0: vec2<i32>,
+  s_1: vec2<i32>,
+  s_2: vec2<i32>,
+  s_3: vec2<i32>,
+  s_4: vec2<i32>,
+  s_5: vec2<i32>,
+  s_6: vec2<i32>,
+  s_7: vec2<i32>,
+}
+
+fn row_at(first_row: u32, t: u32) -> u32 {
+  return min(first_row + t, params.rows - 1u);
+}
+
+// `sums` and the products of a step with the rows.
+fn add_rows(sums: RowSums, first_row: u32, step: u32, a: WStep, b: WStep) -> RowSums {
+  var all = sums;
+  all.s_0 += dot_both(first_row, step, a, b);
+  if (ROWS > 1u) {
+    all.s_1 += dot_both(row_at(first_row, 1u), step, a, b);
+  }
+  if (ROWS > 2u) {
+    all.s_2 += dot_both(row_at(first_row, 2u), step, a, b);
+  }
+  if (ROWS > 3u) {
+    all.s_3 += dot_both(row_at(first_row, 3u), step, a, b);
+  }
+  if (ROWS > 4u) {
+    all.s_4 += dot_both(row_at(first_row, 4u), step, a, b);
+  }
+  if (ROWS > 5u) {
+    all.s_5 += dot_both(row_at(first_row, 5u), step, a, b);
+  }
+  if (ROWS > 6u) {
+    all.s_6 += dot_both(row_at(first_row, 6u), step, a, b);
+  }
+  if (ROWS > 7u) {
+    all.s_7 += dot_both(row_at(first_row, 7u), step, a, b);
+  }
+  return all;
+}
+
+// Stores row t of the pair; `own` is what the first row's output of the invocation takes. Every invocation calls it.
+fn store_sums(first_row: u32, t: u32, sums: vec2<i32>, out: u32, place: Place, own: Factor) {
+  let sum = sum_of_group(sums, place.lanes);
+  let row = first_row + t;
+  for (var n = place.lane; n < 2u && out + n < params.out_features && row < params.rows; n += place.lanes) {
+    var by = own;
+    if (t > 0u || n != place.lane) {
+      by = load_factor(row, out + n);
+    }
+    store_by(by, row, out + n, select(sum.x, sum.y, n == 1u));
+  }
+}
+
+// Outputs of the workgroup's pairs, the first of which has first_out, of the rows first_row.. . Every invocation of the workgroup calls it.
 fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place) {
-  for (var round = 0u; round < OUTPUTS; round += 2u * place.num_subgroups) {
-    let of_workgroup = round + 2u * place.subgroup;
-    let out = first_out + of_workgroup;
-    let used = of_workgroup < OUTPUTS && out < params.out_features;
-    let second = min(out + 1u, params.out_features - 1u);
-    var sums = array<vec2<i32>, MOST_ROWS>();
-    if (used) {
-      for (var i = place.lane; i < num_steps(); i += 4u * place.lanes) {
-        let steps = load_pair(out, second, i, place.lanes);
-        for (var t = 0u; t < ROWS; t += 1u) {
-          sums[t] += dot_pair(min(first_row + t, params.rows - 1u), i, place.lanes, steps);
-        }
-      }
+  // Pairs past those of the workgroup, where subgroups are small, store nothing.
+  let is_own = place.pair < WORKGROUP / GROUP;
+  let out = select(params.out_features, first_out + 2u * place.pair, is_own);
+  let last_out = params.out_features - 1u;
+  let a = min(out, last_out);
+  let b = min(out + 1u, last_out);
+  let own = load_factor(first_row, min(out + place.lane % 2u, last_out));
+  let last = num_steps() - 1u;
+  var sums = RowSums();
+  if (STEPS_AHEAD == 1u) {
+    for (var i = place.lane; i <= last && is_own; i += place.lanes) {
+      sums = add_rows(sums, first_row, i, w_step(a, i), w_step(b, i));
     }
-    for (var t = 0u; t < ROWS; t += 1u) {
-      let sum = subgroupAdd(sums[t]);
-      if (used && place.lane == 0u && first_row + t < params.rows) {
-        store_accumulator(first_row + t, out, sum.x);
-        if (second > out) {
-          store_accumulator(first_row + t, second, sum.y);
-        }
-      }
+  } else if (ROWS == 1u) {
+    sums.s_0 = dot_row(first_row, a, b, place, load_pair(a, b, place.lane, place.lanes), is_own);
+  } else {
+    var a_0 = w_step(a, min(place.lane, last));
+    var b_0 = w_step(b, min(place.lane, last));
+    var a_1 = w_step(a, min(place.lane + place.lanes, last));
+    var b_1 = w_step(b, min(place.lane + place.lanes, last));
+    for (var i = place.lane; i <= last && is_own; i += 2u * place.lanes) {
+      let next = i + 2u * place.lanes;
+      sums = add_rows(sums, first_row, i, a_0, b_0);
+      a_0 = w_step(a, min(next, last));
+      b_0 = w_step(b, min(next, last));
+      sums = add_rows(sums, first_row, i + place.lanes, a_1, b_1);
+      a_1 = w_step(a, min(next + place.lanes, last));
+      b_1 = w_step(b, min(next + place.lanes, last));
     }
+  }
+  store_sums(first_row, 0u, sums.s_0, out, place, own);
+  if (ROWS > 1u) {
+    store_sums(first_row, 1u, sums.s_1, out, place, own);
+  }
+  if (ROWS > 2u) {
+    store_sums(first_row, 2u, sums.s_2, out, place, own);
+  }
+  if (ROWS > 3u) {
+    store_sums(first_row, 3u, sums.s_3, out, place, own);
+  }
+  if (ROWS > 4u) {
+    store_sums(first_row, 4u, sums.s_4, out, place, own);
+  }
+  if (ROWS > 5u) {
+    store_sums(first_row, 5u, sums.s_5, out, place, own);
+  }
+  if (ROWS > 6u) {
+    store_sums(first_row, 6u, sums.s_6, out, place, own);
+  }
+  if (ROWS > 7u) {
+    store_sums(first_row, 7u, sums.s_7, out, place, own);
   }
 }

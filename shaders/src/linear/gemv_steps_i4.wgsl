@@ -1,16 +1,12 @@
-// K steps of the INT4 GEMVs by subgroups: gemv_i4.wgsl has the shapes. Weights stay offset binary, n = w + 8, in the products: the sum of
-// a step is m * (sum of n * x - 8 * sum of x), and the sum of x serves every output. Integers, so the result is that of gemv_i4.wgsl.
-
-const OFFSET: i32 = 8;
-const ONES: u32 = 0x01010101u;
+// K steps of the INT4 GEMVs by subgroups: gemv_i4.wgsl has the shapes. The bytes of a product are 16 times a weight, so the sum of a step
+// is 16 times its own: |sum| <= 32 * 127 * 128.
 
 @group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
 
-// 32 features of a row of x: the integers, and their sum times OFFSET.
+// 32 features of a row of x.
 struct XStep {
   low: vec4<u32>,
   high: vec4<u32>,
-  offset: i32,
 }
 
 // The weights of 32 features of an output, and their multiplier.
@@ -24,9 +20,7 @@ fn num_steps() -> u32 {
 }
 
 fn x_step(row: u32, step: u32) -> XStep {
-  let low = x_vec(row, 2u * step);
-  let high = x_vec(row, 2u * step + 1u);
-  return XStep(low, high, OFFSET * (dot16(low, vec4<u32>(ONES)) + dot16(high, vec4<u32>(ONES))));
+  return XStep(x_vec(row, 2u * step), x_vec(row, 2u * step + 1u));
 }
 
 fn w_step(out: u32, step: u32) -> WStep {
@@ -34,8 +28,10 @@ fn w_step(out: u32, step: u32) -> WStep {
 }
 
 fn dot_step(x: XStep, w: WStep) -> i32 {
-  let even = w.words & vec4<u32>(0x0f0f0f0fu);
-  let odd = (w.words >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+  // Bytes of 16 times a weight, signed.
+  let signed = w.words ^ vec4<u32>(0x88888888u);
+  let even = (signed << vec4<u32>(4u)) & vec4<u32>(0xf0f0f0f0u);
+  let odd = signed & vec4<u32>(0xf0f0f0f0u);
   let sum = dot16(x.low, vec4<u32>(even.x, odd.x, even.y, odd.y)) + dot16(x.high, vec4<u32>(even.z, odd.z, even.w, odd.w));
-  return i32(w.m) * (sum - x.offset);
+  return i32(w.m) * (sum >> 4u);
 }

@@ -1,6 +1,6 @@
 //! What the integer linears share: parameters, bindings, and the one twin of `gemm_i8`, `gemv_i8`, `gemm_i4` and `gemv_i4`.
 
-use crate::kernel::{Access, Call, div_ceil};
+use crate::kernel::{Access, Call, Constant, div_ceil};
 use crate::{K_STEP, pack};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
@@ -36,6 +36,64 @@ pub struct Params {
     pub has_bias: u32,
     /// 1: y += value.
     pub accumulate: u32,
+}
+
+/// How the GEMVs by subgroups divide their work: the values of the overrides of gemv_int_subgroup.wgsl and subgroup_pairs.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// Rows of a workgroup, at most [`Division::MOST_ROWS`].
+    pub rows: u32,
+    /// Invocations of a pair of outputs.
+    pub group: u32,
+    /// Steps of an invocation that are on their way at once: 1 or 4.
+    pub steps_ahead: u32,
+}
+
+impl Division {
+    pub const MOST_ROWS: u32 = 8;
+
+    /// For a product of so many rows whose rows of weights have `steps` vec4s.
+    pub const fn of(rows: u32, steps: u32) -> Self {
+        /// Invocations of a subgroup, on the adapter that this was measured on.
+        const SUBGROUP: u32 = 32;
+        let workgroups = match rows.div_ceil(Self::MOST_ROWS) {
+            0 => 1,
+            some => some,
+        };
+        Self {
+            rows: div_ceil(rows, workgroups),
+            // Workgroups of other rows are as good as those of other outputs, and more outputs of one read x less often.
+            group: match workgroups {
+                1 => SUBGROUP,
+                2 => SUBGROUP / 2,
+                _ => SUBGROUP / 4,
+            },
+            steps_ahead: if steps <= SUBGROUP { 1 } else { 4 },
+        }
+    }
+
+    /// Outputs of a workgroup, with `group` invocations to a pair of them.
+    pub const fn outputs(group: u32) -> u32 {
+        512 / group
+    }
+
+    pub const fn constants(self) -> [Constant; 3] {
+        [
+            ("ROWS", self.rows),
+            ("GROUP", self.group),
+            ("STEPS_AHEAD", self.steps_ahead),
+        ]
+    }
+
+    /// Workgroups in x, y, z.
+    pub fn grid(self, params: &Params) -> [u32; 3] {
+        let outputs = Self::outputs(self.group);
+        [
+            div_ceil(params.rows, self.rows),
+            div_ceil(params.out_features, outputs),
+            1,
+        ]
+    }
 }
 
 /// Invocations of a workgroup of the GEMMs on cooperative matrices.

@@ -1,4 +1,4 @@
-// The linear of norm_input.wgsl whose outputs are gate and up of a gated MLP: a subgroup has both outputs of four channels at a time. The
+// The linear of norm_input.wgsl whose outputs are gate and up of a gated MLP: each GROUP invocations, 4, have both outputs of a channel. The
 // workgroup then writes the flat integers of its 64 channels' products: their words, and the words runs[t] .. runs[t + 1] of its tile t, all
 // of whose sources are its channels. The run of the last tile goes to the end of the row, padding included. map_with_runs in
 // ../attention/output_flat.rs makes the runs, of maps that allow it.
@@ -34,20 +34,12 @@ var<workgroup> ups: array<f32, TILE>;
 // First channel of the workgroup.
 var<private> tile_first: u32;
 
-// Four gates, then their ups.
-fn output_index(first: u32, n: u32) -> u32 {
-  return min(first + n % 4u, params.out_features / 2u - 1u) + select(0u, params.out_features / 2u, n >= 4u);
-}
-
-fn take(first: u32, n: u32, acc: i32) {
-  let at = first + n % 4u - tile_first;
-  if (at < TILE) {
-    let value = scaled(output_index(first, n), acc);
-    if (n < 4u) {
-      gates[at] = value;
-    } else {
-      ups[at] = value;
-    }
+// Of the tile's channel `pair`.
+fn take(pair: u32, n: u32, value: f32) {
+  if (n == 0u) {
+    gates[pair] = value;
+  } else {
+    ups[pair] = value;
   }
 }
 
@@ -56,30 +48,45 @@ fn run_of(tile: u32) -> u32 {
   return map[params.flat_features + tile];
 }
 
+// Word i of those that the tile writes: its first ones, then those of its run.
+fn word_of(tile: u32, i: u32) -> u32 {
+  return select(run_of(tile) + i - TILE_WORDS, tile * TILE_WORDS + i, i < TILE_WORDS);
+}
+
+// The first word of the invocation, and its flat channels: past the words of the tile what is not used.
+var<private> own_word: u32;
+var<private> own_entries: vec4<u32>;
+
+fn load_ahead(lid: u32) {
+  own_word = word_of(tile_first / TILE, lid);
+  own_entries = flat_entries(own_word, params.out_features / 2u);
+}
+
 // The integer of a flat channel of the tile.
-fn integer_of_tile(tile: u32, channel: u32) -> i32 {
-  let entry = flat_entry(channel, params.out_features / 2u);
-  // It has no source: the tile has no such channel.
-  if (entry == ZERO_ENTRY) {
-    return 0;
-  }
-  let at = (entry & SOURCE_MASK) - tile * TILE;
+fn integer_of_tile(entry: u32) -> i32 {
+  // One without a part has no source in the tile.
+  let at = min((entry & SOURCE_MASK) - tile_first, TILE - 1u);
   return flat_part(entry, silu_mul_of(gates[at], ups[at]));
+}
+
+fn store_word(word: u32, entries: vec4<u32>) {
+  x_q[word] = pack4xI8(vec4<i32>(
+    integer_of_tile(entries.x), integer_of_tile(entries.y), integer_of_tile(entries.z), integer_of_tile(entries.w),
+  ));
 }
 
 // Every invocation of the workgroup calls it.
 fn run(tile: u32, lid: u32, place: Place) {
   tile_first = tile * TILE;
-  let stride = 4u * place.num_subgroups;
-  make_outputs(tile_first + 4u * place.subgroup, stride, (TILE + stride - 1u) / stride, place, lid);
+  let channel = tile_first + min(place.pair, TILE - 1u);
+  make_outputs(channel, params.out_features / 2u + channel, place, lid);
   workgroupBarrier();
   let words = TILE_WORDS + run_of(tile + 1u) - run_of(tile);
-  for (var i = lid; i < words; i += WORKGROUP) {
-    let word = select(run_of(tile) + i - TILE_WORDS, tile * TILE_WORDS + i, i < TILE_WORDS);
-    var q = vec4<i32>();
-    for (var k = 0u; k < 4u; k += 1u) {
-      q[k] = integer_of_tile(tile, 4u * word + k);
-    }
-    x_q[word] = pack4xI8(q);
+  if (lid < words) {
+    store_word(own_word, own_entries);
+  }
+  for (var i = lid + WORKGROUP; i < words; i += WORKGROUP) {
+    let word = word_of(tile, i);
+    store_word(word, flat_entries(word, params.out_features / 2u));
   }
 }

@@ -15,7 +15,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../norm/workgroup_sum.wgsl"),
         include_str!("gemv_steps_i4.wgsl"),
         include_str!("unpack_i4.wgsl"),
-        include_str!("eight_outputs.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
         include_str!("../elementwise/silu_mul_of.wgsl"),
         include_str!("../quantize/flat_part.wgsl"),
     ],

@@ -10,10 +10,9 @@
 fn norm_gate_up_i8(
   @builtin(workgroup_id) group: vec3<u32>,
   @builtin(local_invocation_index) lid: u32,
-  @builtin(num_subgroups) num_subgroups: u32,
   @builtin(subgroup_id) subgroup: u32,
   @builtin(subgroup_size) lanes: u32,
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
-  run(group.x, lid, Place(num_subgroups, subgroup, lanes, lane));
+  run(group.x, lid, place_of(subgroup, lanes, lane));
 }

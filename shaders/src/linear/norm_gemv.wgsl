@@ -1,4 +1,4 @@
-// The linear of norm_input.wgsl that writes floats: a subgroup has eight neighbouring outputs at a time.
+// The linear of norm_input.wgsl that writes floats: each GROUP invocations have two neighbouring outputs.
 // What follows is shared by norm_gemv_i4 and norm_gemv_i8.
 
 struct Params {
@@ -13,30 +13,28 @@ struct Params {
   in_inv_scale: f32,
   x_scale: f32,
   eps: f32,
-  span: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-// Where the outputs of the workgroup end.
-var<private> end: u32;
+// The workgroup's first output.
+var<private> first_of_group: u32;
 
-fn output_index(first: u32, n: u32) -> u32 {
-  return min(first + n, params.out_features - 1u);
-}
-
-fn take(first: u32, n: u32, acc: i32) {
-  let out = first + n;
-  if (out < end) {
-    y[params.first_out + out] = scaled(out, acc);
+fn take(pair: u32, n: u32, value: f32) {
+  let out = first_of_group + 2u * pair + n;
+  if (out < params.out_features) {
+    y[params.first_out + out] = value;
   }
 }
 
+// There is nothing.
+fn load_ahead(lid: u32) {}
+
 // Every invocation of the workgroup calls it.
 fn run(group: u32, lid: u32, place: Place) {
-  end = min((group + 1u) * params.span, params.out_features);
-  let stride = EIGHT * place.num_subgroups;
-  let first = group * params.span + EIGHT * place.subgroup;
-  make_outputs(first, stride, (params.span + stride - 1u) / stride, place, lid);
+  first_of_group = group * (2u * WORKGROUP / GROUP);
+  let out = first_of_group + 2u * place.pair;
+  let last = params.out_features - 1u;
+  make_outputs(min(out, last), min(out + 1u, last), place, lid);
 }

@@ -14,7 +14,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("norm_input.wgsl"),
         include_str!("../norm/workgroup_sum.wgsl"),
         include_str!("gemv_steps_i8.wgsl"),
-        include_str!("eight_outputs.wgsl"),
+        include_str!("subgroup_pairs.wgsl"),
     ],
     bindings: &[
         Access::Read,

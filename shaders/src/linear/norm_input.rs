@@ -10,10 +10,10 @@ use bytemuck::{Pod, Zeroable};
 
 /// What `in_features` is a multiple of.
 pub const IN_STEP: u32 = 16;
-/// Outputs that the span of a workgroup of norm_gemv_* is a multiple of.
-pub const SPAN_STEP: u32 = 64;
 /// Channels of a workgroup of norm_gate_up_*: what the runs of its map are of.
 pub const TILE: u32 = 64;
+/// The value of the override `GROUP` that gives a workgroup as many pairs as a tile has channels.
+pub const GATE_UP_GROUP: u32 = 4;
 
 /// The parameters of norm_gemv_*.
 #[repr(C)]
@@ -37,8 +37,6 @@ pub struct GemvParams {
     /// threshold / q_max
     pub x_scale: f32,
     pub eps: f32,
-    /// Outputs of a workgroup.
-    pub span: u32,
 }
 
 /// The parameters of norm_gate_up_*.
@@ -68,9 +66,20 @@ pub struct GateUpParams {
     pub inv_scale: f32,
 }
 
-/// Workgroups in x, y, z.
-pub fn gemv_grid(params: &GemvParams) -> [u32; 3] {
-    [div_ceil(params.out_features, params.span), 1, 1]
+/// The value of the override `GROUP` of norm_gemv_*: enough workgroups, since each makes the whole input.
+pub const fn gemv_group(out_features: u32) -> u32 {
+    const ENOUGH: u32 = 128;
+    if div_ceil(out_features, integer::Division::outputs(8)) >= ENOUGH {
+        8
+    } else {
+        16
+    }
+}
+
+/// Workgroups in x, y, z, with `group` invocations to a pair of outputs: the override `GROUP`.
+pub fn gemv_grid(params: &GemvParams, group: u32) -> [u32; 3] {
+    let outputs = integer::Division::outputs(group);
+    [div_ceil(params.out_features, outputs), 1, 1]
 }
 
 /// Workgroups in x, y, z.
@@ -96,7 +105,6 @@ pub fn workgroup_bytes(in_words: u32) -> u32 {
 /// The definition of `norm_gemv_*`: `rms_norm_flat`, then the linear.
 pub(super) fn gemv(call: &mut Call<'_>, weights: Weights) {
     let params: GemvParams = call.params();
-    debug_assert!(params.span.is_multiple_of(SPAN_STEP));
     let norm = rms_norm_flat::Params {
         rows: 1,
         features: params.in_features,

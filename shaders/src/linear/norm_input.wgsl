@@ -12,9 +12,9 @@
 override BULK_VECS: u32 = 64u;
 override EXTRA_WORDS: u32 = 64u;
 
-const WORKGROUP: u32 = 256u;
 const IN_SOURCE_MASK: u32 = 0xffffffu;
 const IN_PART_SHIFT: u32 = 24u;
+const IN_NO_PART: u32 = 0xffu;
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
@@ -51,58 +51,75 @@ fn bulk_word(value: vec4<f32>, inv: f32, norm: vec4<f32>) -> u32 {
 
 // What an extra channel is made of.
 struct Extra {
-  // 0 for a channel that is always zero.
-  limit: f32,
-  part: i32,
+  entry: u32,
   value: f32,
   norm: f32,
 }
 
-fn load_extra(channel: u32) -> Extra {
+// The part of a channel; a channel past the end has none.
+fn extra_entry(channel: u32) -> u32 {
   if (channel >= params.in_flat_features) {
-    return Extra();
+    return IN_NO_PART << IN_PART_SHIFT;
   }
-  let entry = in_map[channel];
+  return in_map[channel];
+}
+
+fn load_extra(entry: u32) -> Extra {
   let source = entry & IN_SOURCE_MASK;
-  let limit = f32(in_map[source] * params.in_q_max);
-  return Extra(limit, i32(entry >> IN_PART_SHIFT), x[source / 4u][source % 4u], weight[source / 4u][source % 4u]);
+  return Extra(entry, x[source / 4u][source % 4u], weight[source / 4u][source % 4u]);
 }
 
+// As flat_part of ../quantize/flat_part.wgsl.
 fn extra_part(extra: Extra, inv: f32) -> i32 {
-  let q = i32(round(clamp(extra.value * inv * extra.norm * params.in_inv_scale, -extra.limit, extra.limit)));
-  let q_max = i32(params.in_q_max);
-  return sign(q) * clamp(abs(q) - extra.part * q_max, 0, q_max);
+  let part = extra.entry >> IN_PART_SHIFT;
+  if (part == IN_NO_PART) {
+    return 0;
+  }
+  let before = part * params.in_q_max;
+  let limit = f32(before + params.in_q_max);
+  let q = i32(round(clamp(extra.value * inv * extra.norm * params.in_inv_scale, -limit, limit)));
+  return sign(q) * max(abs(q) - i32(before), 0);
 }
 
-// Feature i, or 0 past the end.
-fn feature(i: u32) -> f32 {
-  let value = x[min(i, params.in_features - 1u) / 4u][i % 4u];
-  return select(0.0, value, i < params.in_features);
-}
-
-// Features i, i + LANES, .. of a lane.
-fn four_features(i: u32) -> vec4<f32> {
-  return vec4<f32>(feature(i), feature(i + LANES), feature(i + 2u * LANES), feature(i + 3u * LANES));
-}
-
-// The chain of squares; those of zeros past the end change nothing.
+// The chain of squares.
 fn add_squares(sum: f32, values: vec4<f32>) -> f32 {
   return fma(values.w, values.w, fma(values.z, values.z, fma(values.y, values.y, fma(values.x, values.x, sum))));
 }
 
-// 1 / sqrt(mean(x^2) + eps). Every invocation calls it; every invocation gets the value.
-fn inverse_rms_of_row(lane: u32) -> f32 {
-  var sum = 0.0;
-  for (var i = lane; i < params.in_features; i += 16u * LANES) {
-    // All loads before the sums, written out: a driver may leave loops over arrays as they are.
-    let a = four_features(i);
-    let b = four_features(i + 4u * LANES);
-    let c = four_features(i + 8u * LANES);
-    let d = four_features(i + 12u * LANES);
-    sum = add_squares(add_squares(add_squares(add_squares(sum, a), b), c), d);
+// Four features, or zeros past the end, which change no sum.
+fn quad(i: u32) -> vec4<f32> {
+  let quads = params.in_features / 4u;
+  return select(vec4<f32>(), x[min(i, quads - 1u)], i < quads);
+}
+
+// Quads i, i + LANES, .. of a lane.
+struct Quads {
+  a: vec4<f32>,
+  b: vec4<f32>,
+  c: vec4<f32>,
+  d: vec4<f32>,
+}
+
+fn load_quads(i: u32) -> Quads {
+  return Quads(quad(i), quad(i + LANES), quad(i + 2u * LANES), quad(i + 3u * LANES));
+}
+
+// workgroup_sum of workgroup_sum.wgsl: the same tree, by subgroups where one has 32 lanes.
+fn sum_over_workgroup(lid: u32, place: Place, value: f32) -> f32 {
+  if (place.subgroup_lanes != 32u) {
+    return workgroup_sum(lid, value);
   }
-  let mean = workgroup_sum(lane, sum) / f32(params.in_features);
-  return inverseSqrt(mean + params.eps);
+  lane_sums[lid] = value;
+  workgroupBarrier();
+  let i = place.subgroup_lane;
+  let a = (lane_sums[i] + lane_sums[i + 128u]) + (lane_sums[i + 64u] + lane_sums[i + 192u]);
+  let b = (lane_sums[i + 32u] + lane_sums[i + 160u]) + (lane_sums[i + 96u] + lane_sums[i + 224u]);
+  var sum = a + b;
+  sum = sum + subgroupShuffleXor(sum, 16u);
+  sum = sum + subgroupShuffleXor(sum, 8u);
+  sum = sum + subgroupShuffleXor(sum, 4u);
+  sum = sum + subgroupShuffleXor(sum, 2u);
+  return sum + subgroupShuffleXor(sum, 1u);
 }
 
 // Sixteen channels as they are.
@@ -142,9 +159,13 @@ struct Extras {
   d: Extra,
 }
 
-fn load_extras(word: u32) -> Extras {
+fn extra_entries(word: u32) -> vec4<u32> {
   let channel = params.in_features + 4u * word;
-  return Extras(load_extra(channel), load_extra(channel + 1u), load_extra(channel + 2u), load_extra(channel + 3u));
+  return vec4<u32>(extra_entry(channel), extra_entry(channel + 1u), extra_entry(channel + 2u), extra_entry(channel + 3u));
+}
+
+fn load_extras(entries: vec4<u32>) -> Extras {
+  return Extras(load_extra(entries.x), load_extra(entries.y), load_extra(entries.z), load_extra(entries.w));
 }
 
 fn extra_word(word: Extras, inv: f32) -> u32 {
@@ -152,63 +173,68 @@ fn extra_word(word: Extras, inv: f32) -> u32 {
 }
 
 // Makes x_q. Every invocation calls it.
-fn make_input(lane: u32) {
+fn make_input(lid: u32, place: Place) {
   let vecs = params.in_features / 16u;
   let extra_words = params.in_words - 4u * vecs;
-  // Of the first vec4 and the first extra word of each lane all is loaded before the sum.
-  let own = load_channels(min(lane, vecs - 1u));
-  var own_extras = Extras();
-  if (lane < extra_words) {
-    own_extras = load_extras(lane);
+  // Loads go ahead of what waits for one of them: those that need no other, then those that need one.
+  let quads = load_quads(lid);
+  let own = load_channels(min(lid, vecs - 1u));
+  let entries = extra_entries(lid);
+  load_ahead(lid);
+  let own_extras = load_extras(entries);
+  var sum = add_squares(add_squares(add_squares(add_squares(0.0, quads.a), quads.b), quads.c), quads.d);
+  for (var i = lid + 4u * LANES; 4u * i < params.in_features; i += 4u * LANES) {
+    let more = load_quads(i);
+    sum = add_squares(add_squares(add_squares(add_squares(sum, more.a), more.b), more.c), more.d);
   }
-  let inv = inverse_rms_of_row(lane);
-  if (lane < vecs) {
-    bulk[lane] = bulk_vec(own, inv);
+  let mean = sum_over_workgroup(lid, place, sum) / f32(params.in_features);
+  let inv = inverseSqrt(mean + params.eps);
+  if (lid < vecs) {
+    bulk[lid] = bulk_vec(own, inv);
   }
-  if (lane < extra_words) {
-    extras[lane] = extra_word(own_extras, inv);
+  if (lid < extra_words) {
+    extras[lid] = extra_word(own_extras, inv);
   }
-  for (var vec = lane + LANES; vec < vecs; vec += LANES) {
+  for (var vec = lid + WORKGROUP; vec < vecs; vec += WORKGROUP) {
     bulk[vec] = bulk_vec(load_channels(vec), inv);
   }
-  for (var word = lane + LANES; word < extra_words; word += LANES) {
-    extras[word] = extra_word(load_extras(word), inv);
+  for (var word = lid + WORKGROUP; word < extra_words; word += WORKGROUP) {
+    extras[word] = extra_word(load_extras(extra_entries(word)), inv);
   }
   workgroupBarrier();
 }
 
-// acc * scales + bias.
-fn scaled(out: u32, acc: i32) -> f32 {
-  let scale = params.x_scale * bitcast<f32>(aux[out * params.w_scale_stride]);
+// What an accumulator is multiplied with, and what is added.
+struct Factor {
+  scale: f32,
+  bias: f32,
+}
+
+fn load_factor(out: u32) -> Factor {
   var bias = 0.0;
   if (params.has_bias != 0u) {
     bias = bitcast<f32>(aux[aux_bias() + out]);
   }
-  return fma(f32(acc), scale, bias);
+  return Factor(params.x_scale * bitcast<f32>(aux[out * params.w_scale_stride]), bias);
 }
 
-// Eight outputs of a subgroup from `first`, then those from first + stride, count times: `take` is given the first and the sums.
-// Every invocation calls it.
-fn make_outputs(first: u32, stride: u32, count: u32, place: Place, lane: u32) {
-  let batches = num_batches(place.lanes);
-  // Weights are on their way before the input is made, and before those at hand are multiplied.
-  var steps = load_steps(first, place.lane);
-  make_input(lane);
-  for (var index = 0u; index < count; index += 1u) {
-    let at = first + index * stride;
-    var sums = Sums();
-    for (var batch = 0u; batch < batches; batch += 1u) {
-      let now = steps;
-      if (batch + 1u < batches) {
-        steps = load_steps(at, place.lane + (batch + 1u) * place.lanes);
-      } else if (index + 1u < count) {
-        steps = load_steps(at + stride, place.lane);
-      }
-      sums = add_steps(sums, 0u, place.lane + batch * place.lanes, now);
+fn scaled(by: Factor, acc: i32) -> f32 {
+  return fma(f32(acc), by.scale, by.bias);
+}
+
+// The invocation's pair of outputs a and b; of the sums it has a part, and `take` is given the value of each output. Every invocation calls it.
+fn make_outputs(a: u32, b: u32, place: Place, lid: u32) {
+  // Weights are on their way before the input is made.
+  let steps = load_pair(a, b, place.lane, place.lanes);
+  let own = load_factor(select(a, b, place.lane % 2u == 1u));
+  make_input(lid, place);
+  let is_own = place.pair < WORKGROUP / GROUP;
+  let sums = sum_of_group(dot_row(0u, a, b, place, steps, is_own), place.lanes);
+  for (var n = place.lane; n < 2u && is_own; n += place.lanes) {
+    var by = own;
+    if (n != place.lane) {
+      by = load_factor(b);
     }
-    let all = total(sums);
-    for (var n = place.lane; n < EIGHT; n += place.lanes) {
-      take(at, n, sum_of(all, n));
-    }
+    take(place.pair, n, scaled(by, select(sums.x, sums.y, n == 1u)));
   }
 }

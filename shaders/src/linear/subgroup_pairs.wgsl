@@ -1,16 +1,32 @@
-// The products of two outputs at a time by one subgroup, for the integer GEMVs on adapters with subgroups. Sums of integers are the
-// same in any order, so the size of a subgroup does not matter. Other parts give `XStep`, `WStep` and what makes and multiplies them,
-// and `x_vec`, a vec4 of a row of x.
+// The products of pairs of outputs, GROUP invocations of a subgroup a pair, for the integer GEMVs on adapters with subgroups. Sums of
+// integers are the same in any order, so the size of a subgroup does not matter. Other parts give `XStep`, `WStep` and what makes and
+// multiplies them, and `x_vec`, a vec4 of a row of x.
 
-// Where an invocation stands: subgroups of the workgroup, its own one, that one's size, and the place in it.
+// Invocations of a pair, or the whole subgroup where that is smaller. Few make the others' reads of x the same, many make many workgroups.
+override GROUP: u32 = 32u;
+
+// Steps of an invocation that are on their way at once, 4 or 1. It is 1 for short rows, whose invocations have no more.
+override STEPS_AHEAD: u32 = 4u;
+
+const WORKGROUP: u32 = 256u;
+
+// Where an invocation stands: its pair of the workgroup, the invocations of a pair, and the place among them; its subgroup's size, and the
+// place there.
 struct Place {
-  num_subgroups: u32,
-  subgroup: u32,
+  pair: u32,
   lanes: u32,
   lane: u32,
+  subgroup_lanes: u32,
+  subgroup_lane: u32,
 }
 
-// Four steps of two outputs, `lanes` apart: so many loads are on their way at once.
+fn place_of(subgroup: u32, lanes: u32, lane: u32) -> Place {
+  let group = min(lanes, GROUP);
+  return Place((subgroup * lanes + lane) / group, group, lane % group, lanes, lane);
+}
+
+// Four steps of both outputs of a pair, `lanes` apart. Each is loaded anew as soon as it was used: so many loads are always on their way, in
+// as few registers as that takes.
 struct PairSteps {
   a_0: WStep,
   a_1: WStep,
@@ -22,7 +38,7 @@ struct PairSteps {
   b_3: WStep,
 }
 
-// Steps first, first + lanes, .. of outputs a and b. Those past the end are the last one.
+// The steps first, first + lanes, .. of outputs a and b. Those past the end are the last one.
 fn load_pair(a: u32, b: u32, first: u32, lanes: u32) -> PairSteps {
   let last = num_steps() - 1u;
   let i_0 = min(first, last);
@@ -35,18 +51,48 @@ fn load_pair(a: u32, b: u32, first: u32, lanes: u32) -> PairSteps {
   );
 }
 
-// The products of a step of both outputs, none past the end.
+// The products of a step of both outputs with a row, none past the end.
 fn dot_both(row: u32, step: u32, a: WStep, b: WStep) -> vec2<i32> {
-  if (step >= num_steps()) {
-    return vec2<i32>();
-  }
-  let x = x_step(row, step);
-  return vec2<i32>(dot_step(x, a), dot_step(x, b));
+  let x = x_step(row, min(step, num_steps() - 1u));
+  return select(vec2<i32>(), vec2<i32>(dot_step(x, a), dot_step(x, b)), step < num_steps());
 }
 
-fn dot_pair(row: u32, first: u32, lanes: u32, steps: PairSteps) -> vec2<i32> {
-  return dot_both(row, first, steps.a_0, steps.b_0)
-    + dot_both(row, first + lanes, steps.a_1, steps.b_1)
-    + dot_both(row, first + 2u * lanes, steps.a_2, steps.b_2)
-    + dot_both(row, first + 3u * lanes, steps.a_3, steps.b_3);
+// Over the invocations of a pair. Every invocation of the subgroup calls it.
+fn sum_of_group(own: vec2<i32>, lanes: u32) -> vec2<i32> {
+  var sum = own;
+  for (var half = lanes / 2u; half > 0u; half /= 2u) {
+    sum += subgroupShuffleXor(sum, half);
+  }
+  return sum;
+}
+
+// The products of outputs a and b with one row, whose first steps are `steps`; of the invocation alone, and nothing where it has none.
+fn dot_row(row: u32, a: u32, b: u32, place: Place, steps: PairSteps, is_own: bool) -> vec2<i32> {
+  let lanes = place.lanes;
+  let last = num_steps() - 1u;
+  var a_0 = steps.a_0;
+  var a_1 = steps.a_1;
+  var a_2 = steps.a_2;
+  var a_3 = steps.a_3;
+  var b_0 = steps.b_0;
+  var b_1 = steps.b_1;
+  var b_2 = steps.b_2;
+  var b_3 = steps.b_3;
+  var sums = vec2<i32>();
+  for (var i = place.lane; i <= last && is_own; i += 4u * lanes) {
+    let next = i + 4u * lanes;
+    sums += dot_both(row, i, a_0, b_0);
+    a_0 = w_step(a, min(next, last));
+    b_0 = w_step(b, min(next, last));
+    sums += dot_both(row, i + lanes, a_1, b_1);
+    a_1 = w_step(a, min(next + lanes, last));
+    b_1 = w_step(b, min(next + lanes, last));
+    sums += dot_both(row, i + 2u * lanes, a_2, b_2);
+    a_2 = w_step(a, min(next + 2u * lanes, last));
+    b_2 = w_step(b, min(next + 2u * lanes, last));
+    sums += dot_both(row, i + 3u * lanes, a_3, b_3);
+    a_3 = w_step(a, min(next + 3u * lanes, last));
+    b_3 = w_step(b, min(next + 3u * lanes, last));
+  }
+  return sums;
 }

@@ -28,12 +28,13 @@ fn rms_norm_flat(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_inv
   let inv = inverse_rms(lane, start, params.features);
   let words = flat_words();
   for (var word = lane; word < words; word += LANES) {
-    var q = vec4<i32>();
-    for (var i = 0u; i < 4u; i += 1u) {
-      let entry = flat_entry(word * 4u + i, params.features);
-      let source = entry & SOURCE_MASK;
-      q[i] = flat_part(entry, x[start + source] * inv * weight[source]);
-    }
+    let entries = flat_entries(word, params.features);
+    let sources = entries & vec4<u32>(SOURCE_MASK);
+    let x_0 = x[start + sources.x] * inv * weight[sources.x];
+    let x_1 = x[start + sources.y] * inv * weight[sources.y];
+    let x_2 = x[start + sources.z] * inv * weight[sources.z];
+    let x_3 = x[start + sources.w] * inv * weight[sources.w];
+    let q = vec4<i32>(flat_part(entries.x, x_0), flat_part(entries.y, x_1), flat_part(entries.z, x_2), flat_part(entries.w, x_3));
     x_q[workgroup.x * words + word] = pack4xI8(q);
   }
 }

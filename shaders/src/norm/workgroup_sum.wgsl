@@ -1,4 +1,4 @@
-// The one sum of a norm: lane i of 256 brings its own sum over features i, i + 256, ..; the lanes are added by pairwise
+// The one sum of a norm: each of 256 lanes brings its own sum over the features that it has; the lanes are added by pairwise
 // halving in workgroup memory. No subgroup sums: their order is the driver's choice, and a row's bits would depend on it.
 
 const LANES: u32 = 256u;

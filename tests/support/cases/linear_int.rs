@@ -5,14 +5,14 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::{Params, coop_grid};
+use plateau_shaders::linear::integer::{Division, Params, coop_grid};
 use plateau_shaders::linear::{
     gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8, gemm_i8_coop16, gemm_i8_coop16_int8,
     gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4, norm_gate_up_i8,
     norm_gemv_i4, norm_gemv_i8, norm_input,
 };
 use plateau_shaders::quantize::flatten_quantize::extra;
-use plateau_shaders::{Kernel, pack};
+use plateau_shaders::{Kernel, pack, padded};
 use std::sync::Arc;
 
 /// What the integers are like.
@@ -250,22 +250,44 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Each row for itself, and as many as there are, up to eight, in a workgroup.
+/// Each row for itself, and as many as there are, up to eight, in a workgroup; with pairs of many and few invocations, and steps one by one.
 fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -> Vec<Case> {
-    let together = linear.rows.min(gemv_i4_subgroup::MOST_ROWS);
-    let with_rows = |rows: u32| {
-        let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
-        let params = bytemuck::pod_read_unaligned(&case.params);
-        case.grid = gemv_i4_subgroup::grid(&params, rows);
-        if rows > 1 {
-            case.name += &format!(" ROWS={rows}");
-            case = case.constant("ROWS", rows);
-        }
-        case
+    let rows = linear.rows.min(Division::MOST_ROWS);
+    let mut divisions = vec![
+        (1, 32, 4),
+        (1, 16, 1),
+        (rows, 8, 4),
+        (rows, 16, 4),
+        (rows, 16, 1),
+    ];
+    divisions.sort_unstable();
+    divisions.dedup();
+    let division = |(rows, group, steps_ahead)| Division {
+        rows,
+        group,
+        steps_ahead,
     };
-    let mut rows = vec![1, together];
-    rows.dedup();
-    rows.into_iter().map(with_rows).collect()
+    let divisions = divisions.into_iter().map(division);
+    divisions
+        .map(|division| divided(kernel, w_max, linear, raw, division))
+        .collect()
+}
+
+fn divided(
+    kernel: &'static Kernel,
+    w_max: i32,
+    linear: Linear,
+    raw: bool,
+    division: Division,
+) -> Case {
+    let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
+    let params = bytemuck::pod_read_unaligned(&case.params);
+    case.grid = division.grid(&params);
+    for (name, value) in division.constants() {
+        case.name += &format!(" {name}={value}");
+        case = case.constant(name, value);
+    }
+    case
 }
 
 /// A map in which one channel in five has two to five parts, each tile's in whole words.
@@ -292,7 +314,8 @@ struct Fused {
     group_size: u32,
     bias: bool,
     w_per_tensor: bool,
-    span: u32,
+    /// Invocations of a pair of outputs of norm_gemv.
+    group: u32,
 }
 
 const FUSED: &[Fused] = &[
@@ -304,7 +327,7 @@ const FUSED: &[Fused] = &[
         group_size: 0,
         bias: false,
         w_per_tensor: false,
-        span: 64,
+        group: 16,
     },
     Fused {
         in_features: 272,
@@ -314,7 +337,7 @@ const FUSED: &[Fused] = &[
         group_size: 32,
         bias: true,
         w_per_tensor: false,
-        span: 128,
+        group: 8,
     },
     Fused {
         in_features: 4112,
@@ -324,7 +347,7 @@ const FUSED: &[Fused] = &[
         group_size: 64,
         bias: false,
         w_per_tensor: true,
-        span: 64,
+        group: 16,
     },
     Fused {
         in_features: 1056,
@@ -334,7 +357,7 @@ const FUSED: &[Fused] = &[
         group_size: 0,
         bias: true,
         w_per_tensor: true,
-        span: 64,
+        group: 16,
     },
 ];
 
@@ -348,11 +371,11 @@ impl Fused {
             group_size,
             bias,
             w_per_tensor,
-            span,
+            group,
         } = self;
         format!(
             "in={in_features} flat={flat} out={out_features} q_max={q_max} group={group_size} bias={bias} \
-             w_per_tensor={w_per_tensor} span={span}"
+             w_per_tensor={w_per_tensor} group_of_pair={group}"
         )
     }
 
@@ -434,11 +457,11 @@ impl Fused {
                 in_inv_scale: inputs.in_inv_scale,
                 x_scale: 0.01,
                 eps: 1e-6,
-                span: self.span,
             };
-            (params, norm_input::gemv_grid(&params))
+            (params, norm_input::gemv_grid(&params, self.group))
         });
         let y = vec![1f32; (first_out + self.out_features) as usize];
+        let case = case.constant("GROUP", self.group);
         case.output(&y, Check::Close(FLOAT_INT_EPILOGUE))
     }
 
@@ -470,6 +493,7 @@ impl Fused {
             q_max: self.q_max,
             map,
         };
+        let case = case.constant("GROUP", norm_input::GATE_UP_GROUP);
         case.input(&runs.expect("whole words of each tile"))
             .output(&x_q, Check::FlatWithinStep(Arc::new(flat)))
     }
@@ -506,13 +530,22 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
             case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
         ];
-        cases.extend(by_subgroup(&gemv_i8_subgroup::KERNEL, 127, linear, false));
+        let division = |steps| Division::of(rows, steps);
+        let eights = division(padded(in_features) / 16);
+        cases.push(divided(
+            &gemv_i8_subgroup::KERNEL,
+            127,
+            linear,
+            false,
+            eights,
+        ));
         for group_size in [0, 32] {
             let linear = Linear {
                 group_size,
                 ..linear
             };
-            cases.extend(by_subgroup(&gemv_i4_subgroup::KERNEL, 7, linear, false));
+            let fours = division(padded(in_features) / 32);
+            cases.push(divided(&gemv_i4_subgroup::KERNEL, 7, linear, false, fours));
         }
         cases
     } else {

@@ -264,11 +264,13 @@ impl GpuExecutor {
         self.shared.truncate(len);
     }
 
+    pub(super) async fn compile(&mut self, plan: &Plan) -> Result<(), DeviceError> {
+        let compiled = self.pipelines.compile(&self.device, plan).await;
+        compiled.map_err(|reason| self.driver_error(reason))
+    }
+
     pub(super) async fn prepare(&mut self, plan: Plan) -> Result<usize, DeviceError> {
-        self.pipelines
-            .compile(&self.device, &plan)
-            .await
-            .map_err(|reason| self.driver_error(reason))?;
+        self.compile(&plan).await?;
         let mut scratch = Vec::with_capacity(plan.scratch.len());
         for desc in &plan.scratch {
             scratch.push(self.create_buffer(desc, STORAGE).await?);
