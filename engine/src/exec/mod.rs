@@ -9,7 +9,7 @@ mod gpu;
 mod profile;
 
 pub use cpu::CpuExecutor;
-pub use gpu::{GpuExecutor, GpuOptions, adapters, int8_module, open_all};
+pub use gpu::{GpuExecutor, GpuOptions, MatrixProof, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
 use crate::plan::{BufferDesc, BufferId, Features, Plan};

@@ -1,6 +1,6 @@
 //! Finding, describing, choosing and opening adapters.
 
-use super::{GpuExecutor, GpuOptions, matrices};
+use super::{GpuExecutor, GpuOptions, MatrixProof, matrices};
 use crate::exec::{AdapterInfo, DeviceChoice, DeviceError, KernelChoice, SOFTWARE};
 use plateau_shaders::Matrices;
 use std::sync::OnceLock;
@@ -378,9 +378,12 @@ async fn open_adapter(
         if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
             continue;
         }
-        if state.is_ok() {
-            state = matrices::self_test(&mut executor, matrices).await;
-        }
+        state = match (options.matrices, state) {
+            (MatrixProof::Listed, state) | (MatrixProof::Whole, state @ Err(_)) => state,
+            (MatrixProof::Whole | MatrixProof::Tested, _) => {
+                matrices::self_test(&mut executor, matrices).await
+            }
+        };
         match &state {
             Ok(()) => executor.features.matrices = Some(matrices),
             Err(reason) if options.kernels != KernelChoice::Auto => {
