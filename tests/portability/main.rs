@@ -245,15 +245,15 @@ fn translate(wanted: &Regex, folder: &Path) -> Result<()> {
         .filter(|pipeline| wanted.is_match(pipeline.kernel.name));
     for (number, pipeline) in all.enumerate() {
         let kernel = pipeline.kernel;
-        let print = |target: &str, file: &str, why: &str| {
+        let print = |target: &str, file: &str, entry: &str, why: &str| {
             println!(
                 "{}",
                 json!({
                     "kernel": kernel.name,
                     "variant": variant(&pipeline.constants),
                     "target": target,
-                    "subgroups": kernel.subgroups,
                     "file": file,
+                    "entry": entry,
                     "why": why,
                 })
             );
@@ -268,33 +268,44 @@ fn translate(wanted: &Regex, folder: &Path) -> Result<()> {
             };
             let file = name("spv");
             std::fs::write(folder.join(&file), bytemuck::cast_slice::<u32, u8>(&words?))?;
-            print("SpirvDotProduct", &file, "");
+            print("SpirvDotProduct", &file, kernel.name, "");
             continue;
         }
         for target in Target::ALL {
             let label = format!("{target:?}");
             // wgpu offers no subgroups there.
             if target == Target::Hlsl51 && kernel.subgroups {
-                print(&label, "", "shader model 5.1 has no subgroups");
+                print(&label, "", "", "shader model 5.1 has no subgroups");
                 continue;
             }
             let translated =
                 targets::translate(&pipeline.module, &pipeline.info, kernel.name, target);
             match translated {
-                Err(why) => print(&label, "", &why),
+                Err(why) => print(&label, "", "", &why),
                 Ok(text) => {
                     let file = name(&label);
-                    match text {
-                        Text::Words(words) => std::fs::write(
-                            folder.join(&file),
-                            bytemuck::cast_slice::<u32, u8>(&words),
-                        )?,
-                        Text::Source(text) => std::fs::write(folder.join(&file), text)?,
-                    }
-                    print(&label, &file, "");
+                    let (bytes, entry) = match text {
+                        Text::Words(words) => (
+                            bytemuck::cast_slice(&words).to_vec(),
+                            kernel.name.to_owned(),
+                        ),
+                        Text::Source(text) => {
+                            let entry = hlsl_entry(&text).unwrap_or(kernel.name).to_owned();
+                            (text.into_bytes(), entry)
+                        }
+                    };
+                    std::fs::write(folder.join(&file), bytes)?;
+                    print(&label, &file, &entry, "");
                 }
             }
         }
     }
     Ok(())
+}
+
+/// naga gives another name to an entry point whose own ends in a digit.
+fn hlsl_entry(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("[numthreads(")?;
+    let (_, after) = after.split_once("void ")?;
+    after.split('(').next()
 }

@@ -205,6 +205,9 @@ pub fn run(args: &[String]) -> Result<()> {
         line_of("date", &["+%F"])?,
         line_of("git", &["rev-parse", "--short", "HEAD"])?,
     );
+    // Reports of earlier calls, which this one's replace as they come. A part of the kernels is no report to keep.
+    let keep = options.kernel.is_none() && !options.fast;
+    let kept = folder.join("results.json");
     let mut fresh = BTreeMap::new();
     for one in wanted {
         let start = Instant::now();
@@ -222,28 +225,22 @@ pub fn run(args: &[String]) -> Result<()> {
             Err(error) => report.failure = Some(format!("{error:#}")),
         }
         eprintln!("{}", table::line(one, &report));
-        fresh.insert(one.name.clone(), report);
-    }
-
-    // A part of the kernels is no result to keep.
-    let mut reports = BTreeMap::new();
-    if options.kernel.is_none() && !options.fast {
-        let kept = folder.join("results.json");
-        if let Ok(text) = fs::read_to_string(&kept) {
-            reports = serde_json::from_str(&text).unwrap_or_default();
+        fresh.insert(one.name.clone(), report.clone());
+        if keep {
+            let text = fs::read_to_string(&kept).unwrap_or_else(|_| "{}".to_owned());
+            let mut reports: BTreeMap<String, Report> = serde_json::from_str(&text)
+                .with_context(|| format!("reading {}", kept.display()))?;
+            reports.insert(one.name.clone(), report);
+            fs::write(&kept, serde_json::to_string(&reports)?)?;
+            fs::write(folder.join("table.md"), table::page(&all, &reports))?;
         }
-        reports.extend(fresh.clone());
-        fs::write(&kept, serde_json::to_string(&reports)?)?;
-        let page = table::page(&all, &reports);
-        fs::write(folder.join("table.md"), &page)?;
-        eprintln!("all that is known: {}", folder.join("table.md").display());
     }
     if options.json {
         println!("{}", serde_json::to_string(&fresh)?);
     } else {
         println!("{}", table::page(&all, &fresh));
     }
-    let problems = quirks::problems(&all, &fresh, options.kernel.is_none() && !options.fast);
+    let problems = quirks::problems(&all, &fresh, keep);
     for problem in &problems {
         eprintln!("{problem}");
     }

@@ -7,7 +7,9 @@ const { create, globals } = await import(pathToFileURL(process.argv[2]));
 Object.assign(globalThis, globals);
 const say = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 
-const adapter = await create([]).requestAdapter();
+// Kept where the collector finds it: without it nothing that was begun ends.
+globalThis.gpu = create([]);
+const adapter = await globalThis.gpu.requestAdapter();
 if (!adapter) throw new Error('Dawn has no adapter');
 const hasSubgroups = adapter.features.has('subgroups');
 const device = await adapter.requestDevice({ requiredFeatures: hasSubgroups ? ['subgroups'] : [] });

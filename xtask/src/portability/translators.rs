@@ -85,6 +85,7 @@ struct Translated {
     target: String,
     /// Empty where naga refused it, for the reason in `why`.
     file: String,
+    entry: String,
     why: String,
 }
 
@@ -115,7 +116,7 @@ fn take(call: &Call<'_>, translator: &Translator) -> Result<Found> {
     let mut asked = String::new();
     for one in translated.iter().filter(|one| !one.file.is_empty()) {
         let file = text(&folder.join(&one.file))?;
-        asked.push_str(&format!("{file} {} {}\n", one.kernel, one.target));
+        asked.push_str(&format!("{file} {} {}\n", one.entry, one.target));
     }
     let mut answers = ask(&mut command, asked)?.into_iter();
     let mut rows = Vec::new();
