@@ -16,15 +16,24 @@ pub async fn run(cases: &[Case], program: &str, args: &[String]) -> Result<()> {
         .spawn()?;
     let mut to = child.stdin.take().ok_or("no pipe to the program")?;
     let mut from = BufReader::new(child.stdout.take().ok_or("no pipe from the program")?).lines();
-    let mut answer = || -> Result<String> { Ok(from.next().ok_or("the program ended")??) };
+    // Drivers and libraries write lines of their own.
+    let mut answer = || -> Result<String> {
+        loop {
+            let line = from.next().ok_or("the program ended")??;
+            if line.starts_with(['{', '[', '"']) {
+                return Ok(line);
+            }
+            eprintln!("{line}");
+        }
+    };
     println!("{}", answer()?);
     for case in cases {
         if case.kernel.matrices().is_some() {
             print(case, "refused", "naga's matrices are no part of WGSL");
             continue;
         }
-        writeln!(to, "{}", request(case))?;
-        let answer: Value = serde_json::from_str(&answer()?)?;
+        writeln!(to, "{}", request(case)?)?;
+        let answer = answer()?;
         match judged(case, &answer).await {
             Ok(()) => print(case, "equal", ""),
             Err((outcome, why)) => print(case, outcome, &why),
@@ -37,7 +46,8 @@ pub async fn run(cases: &[Case], program: &str, args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn request(case: &Case) -> Value {
+/// `{"case": {…}, "buffers": [[words], …]}`
+fn request(case: &Case) -> Result<String> {
     let constants = case.constants.iter();
     let constants: serde_json::Map<String, Value> = constants
         .map(|&(name, value)| (name.to_owned(), value.into()))
@@ -49,7 +59,7 @@ fn request(case: &Case) -> Value {
     let writes = case.kernel.bindings.iter();
     let writes: Vec<bool> = writes.map(|access| *access == Access::ReadWrite).collect();
     let outputs: Vec<usize> = case.outputs.iter().map(|(binding, _)| *binding).collect();
-    json!({
+    let described = json!({
         "kernel": case.kernel.name,
         "variant": variant(&case.constants),
         "subgroups": case.kernel.subgroups,
@@ -57,28 +67,28 @@ fn request(case: &Case) -> Value {
         "constants": constants,
         "params": case.params,
         "grid": case.grid,
-        "buffers": buffers,
         "writes": writes,
         "outputs": outputs,
-    })
+    });
+    let buffers = serde_json::to_string(&buffers)?;
+    Ok(format!(r#"{{"case": {described}, "buffers": {buffers}}}"#))
 }
 
-/// `{"outputs": [[words], …]}` or `{"refused": "why"}`.
-async fn judged(case: &Case, answer: &Value) -> std::result::Result<(), (&'static str, String)> {
-    let refused = |why: &str| ("refused", why.to_owned());
-    if let Some(why) = answer["refused"].as_str() {
-        return Err(refused(why));
+/// The answer is the words of each output, `[[words], …]`, or the reason why there are none, `"why"`.
+async fn judged(case: &Case, answer: &str) -> std::result::Result<(), (&'static str, String)> {
+    if let Ok(why) = serde_json::from_str::<String>(answer) {
+        return Err(("refused", why));
     }
-    let outputs: Vec<Vec<u32>> = serde_json::from_value(answer["outputs"].clone())
-        .map_err(|error| ("differs", format!("no words in the answer: {error}")))?;
+    let differs = |why: String| ("differs", why);
+    let outputs: Vec<Vec<u32>> = serde_json::from_str(answer)
+        .map_err(|error| differs(format!("no words in the answer: {error}")))?;
     if outputs.len() != case.outputs.len() {
-        return Err(("differs", format!("{} outputs", outputs.len())));
+        return Err(differs(format!("{} outputs", outputs.len())));
     }
     let mut found = Vec::new();
     for (words, (binding, _)) in outputs.into_iter().zip(&case.outputs) {
         let len = case.buffers[binding - 1].len();
-        found.push(run::without_sentinel(words, len, *binding).map_err(|why| ("differs", why))?);
+        found.push(run::without_sentinel(words, len, *binding).map_err(differs)?);
     }
-    let judged = run::judge(case, &found).await;
-    judged.map_err(|why| ("differs", why))
+    run::judge(case, &found).await.map_err(differs)
 }

@@ -9,7 +9,6 @@
 //!   --kernel REGEX               kernels whose name matches
 //!   --brief                      one case for each pipeline
 //!   --matrices listed, tested    see `MatrixProof`
-//!   --backend NAME               the first adapter of that backend
 //! ```
 
 mod elsewhere;
@@ -21,9 +20,7 @@ mod pipelines;
 #[path = "../translate/targets.rs"]
 mod targets;
 
-use plateau::exec::{
-    DeviceError, Executor, GpuExecutor, GpuOptions, KernelChoice, MatrixProof, open_all,
-};
+use plateau::exec::{DeviceError, Executor, GpuOptions, KernelChoice, MatrixProof, open_all};
 use plateau::plan::{Dispatch, Grid, Plan};
 use plateau_shaders::{Constant, Kernel, Matrices};
 use plateau_tests::{Case, cases, run};
@@ -40,15 +37,10 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (mode, mut rest) = args.split_first().ok_or("which mode?")?;
     let (mut kernel, mut proof, mut brief) = (Regex::new("")?, MatrixProof::Whole, false);
-    let mut backend = String::new();
     loop {
         rest = match rest {
             [flag, others @ ..] if flag == "--brief" => {
                 brief = true;
-                others
-            }
-            [flag, value, others @ ..] if flag == "--backend" => {
-                backend.clone_from(value);
                 others
             }
             [flag, value, others @ ..] if flag == "--kernel" => {
@@ -73,8 +65,8 @@ fn main() -> Result<()> {
     }
     pollster::block_on(async {
         match (mode.as_str(), rest) {
-            ("run", []) => on_adapter(&cases, &backend, proof, Work::Run).await,
-            ("compile", []) => on_adapter(&cases, &backend, proof, Work::Compile).await,
+            ("run", []) => on_adapter(&cases, proof, Work::Run).await,
+            ("compile", []) => on_adapter(&cases, proof, Work::Compile).await,
             ("models", []) => models::run().await,
             ("translate", [folder]) => translate(&kernel, Path::new(folder)),
             ("elsewhere", [program, args @ ..]) => elsewhere::run(&cases, program, args).await,
@@ -161,21 +153,12 @@ impl Group {
     }
 }
 
-async fn on_adapter(cases: &[Case], backend: &str, proof: MatrixProof, work: Work) -> Result<()> {
+async fn on_adapter(cases: &[Case], proof: MatrixProof, work: Work) -> Result<()> {
     let mut said = false;
     for group in Group::ALL {
         let cases = cases.iter().filter(|case| group.has(case.kernel));
-        let is_wanted = |opened: &std::result::Result<GpuExecutor, DeviceError>| match opened {
-            Ok(gpu) => backend.is_empty() || gpu.adapter().backend == backend,
-            Err(_) => backend.is_empty(),
-        };
-        let opened = open_all(group.options(proof)).await;
-        let opened = opened.into_iter().find(is_wanted);
+        let opened = open_all(group.options(proof)).await.into_iter().next();
         let mut device = match opened {
-            None if said => {
-                cases.for_each(|case| print(case, "refused", "the adapter has no such kernels"));
-                continue;
-            }
             None => return Err("no adapter".into()),
             Some(Ok(gpu)) => Executor::Gpu(Box::new(gpu)),
             Some(Err(DeviceError::Kernels { reason, .. })) => {

@@ -173,7 +173,17 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let all = implementations();
-    let is_wanted = |name: &str| options.only.iter().any(|only| name.contains(only.as_str()));
+    // A whole name is that one alone.
+    let is_wanted = |name: &str| {
+        options.only.iter().any(|only| {
+            let is_whole = all.iter().any(|one| one.name == *only);
+            if is_whole {
+                name == only
+            } else {
+                name.contains(only.as_str())
+            }
+        })
+    };
     let wanted: Vec<&Implementation> = all
         .iter()
         .filter(|one| options.only.is_empty() || is_wanted(&one.name))

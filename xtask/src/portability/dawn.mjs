@@ -48,14 +48,14 @@ function buffer(words, usage) {
   return made;
 }
 
-async function run(c) {
-  if (c.subgroups && !hasSubgroups) return { refused: 'the adapter has no subgroups' };
+async function run({ case: c, buffers: contents }) {
+  if (c.subgroups && !hasSubgroups) return 'the adapter has no subgroups';
   const { pipeline, refused } = await pipelineOf(c);
-  if (refused) return { refused };
+  if (refused) return refused;
   device.pushErrorScope('validation');
   const params = buffer(Uint8Array.from(c.params), GPUBufferUsage.UNIFORM);
   const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
-  const buffers = c.buffers.map((words) => buffer(Uint32Array.from(words), usage));
+  const buffers = contents.map((words) => buffer(Uint32Array.from(words), usage));
   const entries = [params, ...buffers].map((made, binding) => ({ binding, resource: { buffer: made } }));
   const encoder = device.createCommandEncoder();
   const pass = encoder.beginComputePass();
@@ -71,14 +71,14 @@ async function run(c) {
   });
   device.queue.submit([encoder.finish()]);
   const error = await device.popErrorScope();
-  if (error) return { refused: error.message };
+  if (error) return error.message;
   const outputs = [];
   for (const to of back) {
     await to.mapAsync(GPUMapMode.READ);
     outputs.push(Array.from(new Uint32Array(to.getMappedRange())));
   }
   [params, ...buffers, ...back].forEach((made) => made.destroy());
-  return { outputs };
+  return outputs;
 }
 
 for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) say(await run(JSON.parse(line)));

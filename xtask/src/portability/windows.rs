@@ -1,7 +1,7 @@
 //! Windows' binary in Wine: what of it runs at all, and kernels through wgpu's DirectX 12, which Wine brings to Vulkan.
 
-use super::tree::Part;
-use super::{Call, Found, Implementation, Kind, Outcome, Row, dawn, rows, text};
+use super::tree::{Part, quietly};
+use super::{Call, Found, Implementation, Kind, Outcome, Row, dawn, line_of, rows, text};
 use crate::process;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -24,34 +24,30 @@ pub fn implementations() -> Vec<Implementation> {
     vec![one("windows-in-wine", binary), one("dx12-in-wine", directx)]
 }
 
-/// Builds `args` for Windows with the tree's linker.
+/// Builds `args` for Windows with the tree's linker, which stands in the path under its own name.
 fn build(call: &Call<'_>, args: &[&str]) -> Result<PathBuf> {
     call.tree.ensure(&[Part::Vulkan, Part::Wine])?;
-    let mut add = process::program("rustup", &["target", "add", TARGET]);
-    super::tree::quietly(&mut add)?;
-    let toolchain = super::line_of("rustc", &["--print", "sysroot"])?;
-    let tool = |name: &str| -> Result<String> {
+    quietly(&mut process::program("rustup", &["target", "add", TARGET]))?;
+    let toolchain = line_of("rustc", &["--print", "sysroot"])?;
+    let tools = call.folder.join("windows");
+    fs::create_dir_all(&tools)?;
+    for name in ["x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-dlltool"] {
         // The linker is told of files of the toolchain and of the temporary folder.
         let script = format!(
             "#!/bin/sh\nexec unshare --mount sh -ec 'for d in /proc /sys /dev /tmp {toolchain} {} {}; do mkdir -p {root}$d; \
-             mount --rbind $d {root}$d; done; exec chroot {root} x86_64-w64-mingw32-{name} \"$@\"' sh \"$@\"\n",
+             mount --rbind $d {root}$d; done; exec chroot {root} /usr/bin/{name} \"$@\"' sh \"$@\"\n",
             process::root().display(),
             process::target_dir().display(),
             root = call.folder.join("tree").display(),
         );
-        let file = call.folder.join(format!("windows-{name}"));
+        let file = tools.join(name);
         fs::write(&file, script)?;
-        super::tree::quietly(Command::new("chmod").arg("+x").arg(&file))?;
-        text(&file)
-    };
+        quietly(Command::new("chmod").arg("+x").arg(&file))?;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(tools).chain(std::env::split_paths(&path));
     let mut command = process::cargo(&["build", "--target", TARGET]);
-    command
-        .args(args)
-        .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", tool("gcc")?)
-        .env(
-            "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS",
-            format!("-Cdlltool={}", tool("dlltool")?),
-        );
+    command.args(args).env("PATH", std::env::join_paths(path)?);
     process::run(&mut command)?;
     Ok(process::target_dir().join(TARGET).join("debug"))
 }
@@ -156,10 +152,8 @@ fn directx(call: &Call<'_>) -> Result<Found> {
     fs::copy(package.join("dist/win32-x64").join(dll), folder.join(dll))
         .with_context(|| format!("the package has no {dll}"))?;
     let kernel = call.kernel.unwrap_or(HANDFUL);
+    let args = ["run", "--brief", "--kernel", kernel];
+    let mut command = wine(call, &folder.join("portability.exe"), &args)?;
     // Wine has Vulkan too.
-    let args = ["run", "--brief", "--backend", "dx12", "--kernel", kernel];
-    rows(
-        &mut wine(call, &folder.join("portability.exe"), &args)?,
-        |_, _| {},
-    )
+    rows(command.env("WGPU_BACKEND", "dx12"), |_, _| {})
 }

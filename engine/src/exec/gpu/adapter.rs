@@ -22,8 +22,10 @@ fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
     INSTANCE.get_or_init(|| {
         let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+        // WGPU_BACKEND=dx12 leaves the others out, as in every program on wgpu.
         desc.backends =
             Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
+        desc.backends = desc.backends.with_env();
         // No validation layers in a product, and no extra dispatch in front of each indirect one: the plan's own
         // kernels write the indirect grids.
         desc.flags = wgpu::InstanceFlags::empty();
