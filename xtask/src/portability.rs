@@ -63,9 +63,27 @@ pub struct Report {
     pub commit: String,
     pub seconds: u64,
     pub rows: Vec<Row>,
-    /// Why there are no rows, or no more: it could not be prepared, or it crashed.
+    /// Why there are no rows: it could not be prepared, or it broke off.
     pub failure: Option<String>,
+    /// It was there, and broke off.
+    #[serde(default)]
+    pub broke: bool,
 }
+
+/// What was there and broke off.
+#[derive(Debug)]
+struct Broke(String);
+
+impl std::fmt::Display for Broke {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broke {}
+
+/// What the program says where a driver has nothing for the chip.
+const NO_ADAPTER: &str = "no adapter";
 
 /// What is done with the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,10 +247,15 @@ pub fn run(args: &[String]) -> Result<()> {
             seconds: start.elapsed().as_secs(),
             rows: Vec::new(),
             failure: None,
+            broke: false,
         };
         match found {
             Ok((about, rows)) => (report.about, report.rows) = (about, rows),
-            Err(error) => report.failure = Some(format!("{error:#}")),
+            Err(error) => {
+                let why = format!("{error:#}");
+                report.broke = error.is::<Broke>() && !why.contains(NO_ADAPTER);
+                report.failure = Some(why);
+            }
         }
         eprintln!("{}", table::line(one, &report));
         fresh.insert(one.name.clone(), report.clone());
@@ -309,11 +332,12 @@ fn rows(command: &mut Command, mut other: impl FnMut(&str, &mut Figures)) -> Res
     let status = child.wait()?;
     let errors = errors.join().unwrap_or_default();
     if let (false, Some((kernel, variant))) = (status.success(), compiling) {
-        bail!("crashed ({status}) while it compiled {kernel} {variant}");
+        let why = format!("crashed ({status}) while it compiled {kernel} {variant}");
+        return Err(Broke(why).into());
     }
     if !status.success() {
         let why = if errors.is_empty() { last } else { errors };
-        bail!("{status} after {} rows: {why}", rows.len());
+        return Err(Broke(format!("{status} after {} rows: {why}", rows.len())).into());
     }
     Ok((about, rows))
 }

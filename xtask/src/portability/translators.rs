@@ -208,8 +208,10 @@ fn clang(call: &Call<'_>) -> Result<(String, Command)> {
         version.lines().next().unwrap_or_default()
     );
     let shim = text(&shim)?;
+    // Swizzles are functions in the declarations.
     let check = format!(
-        "clang++ -x c++ -std=c++20 -fsyntax-only -Wno-everything -fno-caret-diagnostics -I {shim} -include metal_stdlib \"$file\""
+        "sed -E 's/\\.([xyzw]{{2,4}})([^A-Za-z0-9_(])/.\\1()\\2/g' \"$file\" | clang++ -x c++ -std=c++20 -fsyntax-only \
+        -Wno-everything -fno-caret-diagnostics -I {shim} -include metal_stdlib -"
     );
     Ok((about, for_each_file(call, &check)))
 }
