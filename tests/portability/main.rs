@@ -13,10 +13,10 @@
 
 mod elsewhere;
 mod models;
-#[allow(dead_code, reason = "the tests of translation use the rest")]
+#[expect(dead_code, reason = "the tests of translation use the rest")]
 #[path = "../translate/pipelines.rs"]
 mod pipelines;
-#[allow(dead_code, reason = "the tests of translation use the rest")]
+#[expect(dead_code, reason = "the tests of translation use the rest")]
 #[path = "../translate/targets.rs"]
 mod targets;
 

@@ -100,7 +100,6 @@ pub struct Implementation {
     pub kind: Kind,
     /// Also of `--fast`.
     fast: bool,
-    #[allow(clippy::type_complexity, reason = "it stands here alone")]
     run: Box<dyn Fn(&Call<'_>) -> Result<Found>>,
 }
 
