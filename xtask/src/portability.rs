@@ -100,8 +100,11 @@ pub struct Implementation {
     pub kind: Kind,
     /// Also of `--fast`.
     fast: bool,
-    run: Box<dyn Fn(&Call<'_>) -> Result<Found>>,
+    run: Run,
 }
+
+/// What an implementation does when it is called.
+type Run = Box<dyn Fn(&Call<'_>) -> Result<Found>>;
 
 /// About the implementation, and rows.
 type Found = (String, Vec<Row>);
