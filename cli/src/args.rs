@@ -97,9 +97,9 @@ pub struct DeviceArg {
     /// coop (f16 matrices) or coop-int8
     #[arg(long, value_name = "KERNELS", default_value = "auto", value_parser = kernels())]
     pub kernels: KernelChoice,
-    /// What attention over a KV cache in f16 runs on: auto (coop, where the adapter has it and it passes its self-test), portable or
-    /// coop (f16 matrices)
-    #[arg(long, value_name = "ATTENTION", default_value = "auto", value_parser = attention())]
+    /// What attention over a KV cache in f16 runs on: portable, or coop (f16 matrices: long prompts are faster, generation is slower;
+    /// queries and weights are rounded to halves)
+    #[arg(long, value_name = "ATTENTION", default_value = "portable", value_parser = attention())]
     pub attention: AttentionChoice,
 }
 

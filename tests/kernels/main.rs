@@ -172,7 +172,7 @@ const MATRIX_ATTENTION: GpuOptions = GpuOptions {
     portable: false,
     kernels: KernelChoice::Dot4,
     attention: AttentionChoice::Coop,
-    always_fuse: false,
+    ..GpuOptions::PORTABLE
 };
 
 #[test]

@@ -6,7 +6,7 @@ use plateau::exec::{DeviceError, Executor};
 use plateau::plan::{BufferId, Grid, Plan};
 
 /// Words past the end of every buffer, which no kernel may touch.
-pub(crate) const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
+pub const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
 
 /// Runs `case` on `executor`; gives the words of each output binding, in the order of [`Case::outputs`].
 pub async fn run(executor: &mut Executor, case: &Case) -> Result<Vec<Vec<u32>>, String> {
@@ -54,20 +54,29 @@ pub async fn run_in_grid(
     for (binding, _) in &case.outputs {
         let len = case.buffers[binding - 1].len();
         let end = (len + SENTINEL.len()) as u64;
-        let mut words = executor
+        let words = executor
             .read(Some(prepared), bindings[binding - 1], 0..end)
             .await
             .map_err(device)?;
-        if words[len..] != SENTINEL {
-            return Err(format!(
-                "binding {binding}: words past the end of the buffer were written"
-            ));
-        }
-        words.truncate(len);
-        outputs.push(words);
+        outputs.push(without_sentinel(words, len, *binding)?);
     }
     executor.release(prepared);
     Ok(outputs)
+}
+
+/// The `len` words of a buffer, if those after them are untouched.
+pub fn without_sentinel(
+    mut words: Vec<u32>,
+    len: usize,
+    binding: usize,
+) -> Result<Vec<u32>, String> {
+    if words.get(len..) != Some(&SENTINEL) {
+        return Err(format!(
+            "binding {binding}: words past the end of the buffer were written"
+        ));
+    }
+    words.truncate(len);
+    Ok(words)
 }
 
 /// Why `device` cannot run `case`, if so.
@@ -97,9 +106,14 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
 
 /// Runs `case` on `device` and on the twin and compares every output.
 pub async fn check(device: &mut Executor, case: &Case) -> Result<(), String> {
+    let found = run(device, case).await?;
+    judge(case, &found).await
+}
+
+/// Compares outputs of `case`, in the order of [`Case::outputs`], with those of the twin.
+pub async fn judge(case: &Case, found: &[Vec<u32>]) -> Result<(), String> {
     let twin = case.repeats.as_deref().unwrap_or(case);
     let mut expected = run(&mut Executor::twin(), twin).await?;
-    let found = run(device, case).await?;
     for (i, (binding, check)) in case.outputs.iter().enumerate() {
         if case.repeats.is_some() {
             let words = expected[i].iter().copied().cycle();

@@ -181,3 +181,8 @@ pub const NEAR_TIE_INT4: Tolerance = Tolerance {
     absolute: 0.0,
     relative: 0.35,
 };
+
+/// A choice of greedy sampling that another device has to make too: the largest logit is so much above the next. The
+/// built-in model's integers are a step apart on two devices where a float lies near a tie, and then logits differ by some
+/// hundredths.
+pub const CLEAR_CHOICE: f64 = 0.25;

@@ -13,8 +13,12 @@ pub enum Target {
     Spirv,
     /// Vulkan 1.3 with its integer dot product.
     SpirvDotProduct,
+    /// DirectX 12, shader model 5.1, which has no subgroups.
+    Hlsl51,
     /// DirectX 12, shader model 6.0.
     Hlsl60,
+    /// DirectX 12, shader model 6.2.
+    Hlsl62,
     /// DirectX 12, shader model 6.4, which has `dot4add_i8packed`.
     Hlsl64,
     /// Metal 3.
@@ -22,10 +26,12 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Spirv,
         Self::SpirvDotProduct,
+        Self::Hlsl51,
         Self::Hlsl60,
+        Self::Hlsl62,
         Self::Hlsl64,
         Self::Msl30,
     ];
@@ -35,7 +41,7 @@ impl Target {
         match self {
             Self::Spirv => Some("vulkan1.1"),
             Self::SpirvDotProduct => Some("vulkan1.3"),
-            Self::Hlsl60 | Self::Hlsl64 | Self::Msl30 => None,
+            Self::Hlsl51 | Self::Hlsl60 | Self::Hlsl62 | Self::Hlsl64 | Self::Msl30 => None,
         }
     }
 }
@@ -85,6 +91,8 @@ pub fn translate(
             ];
             spirv(module, info, entry_point, (1, 6), &capabilities)
         }
+        Target::Hlsl51 => hlsl(module, info, entry_point, hlsl::ShaderModel::V5_1),
+        Target::Hlsl62 => hlsl(module, info, entry_point, hlsl::ShaderModel::V6_2),
         Target::Hlsl60 => hlsl(module, info, entry_point, hlsl::ShaderModel::V6_0),
         Target::Hlsl64 => hlsl(module, info, entry_point, hlsl::ShaderModel::V6_4),
         Target::Msl30 => msl(module, info, entry_point),

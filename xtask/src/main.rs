@@ -4,6 +4,7 @@ mod builtin_model;
 mod check_targets;
 mod driver;
 mod golden;
+mod portability;
 mod process;
 mod swiftshader;
 mod test;
@@ -31,6 +32,10 @@ usage: cargo xtask COMMAND
   builtin-model FOLDER    remake engine/builtin by quantizing the float model in FOLDER
   golden                  remake tests/golden (needs python3 with torch and transformers) and show what changed
   check-targets           check that the engine compiles for macOS and for the web
+  portability [--only NAME] [--kernel REGEX] [--fast] [--json]
+                          every kernel on drivers and compilers of many makers, without their hardware. What it needs is
+                          fetched into the target folder: a Debian 13 (by root, with debootstrap) and npm's Dawn; --clean
+                          removes it. NAME is part of an implementation's; --fast is a choice for every commit
 ";
 
 fn main() -> ExitCode {
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         ("builtin-model", [folder]) => builtin_model::run(folder),
         ("golden", []) => golden::run(),
         ("check-targets", []) => check_targets::run(),
+        ("portability", args) => portability::run(args),
         ("help" | "-h" | "--help", _) => {
             print!("{HELP}");
             Ok(())

@@ -9,7 +9,7 @@ mod gpu;
 mod profile;
 
 pub use cpu::CpuExecutor;
-pub use gpu::{GpuExecutor, GpuOptions, adapters, int8_module, open_all};
+pub use gpu::{GpuExecutor, GpuOptions, MatrixProof, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
 use crate::plan::{BufferDesc, BufferId, Features, Plan};
@@ -89,21 +89,18 @@ impl FromStr for KernelChoice {
 /// What attention runs on: `--attention`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AttentionChoice {
-    /// As `Coop`, where the adapter reports these matrices and they pass the self-test; else as `Portable`.
-    #[default]
-    Auto,
     /// The portable kernels.
+    #[default]
     Portable,
     /// Cooperative matrices of f16 for prefill and decode, over a KV cache in f16; queries and weights are rounded to halves.
     Coop,
 }
 
 impl AttentionChoice {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Portable, Self::Coop];
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Coop];
 
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Auto => "auto",
             Self::Portable => "portable",
             Self::Coop => "coop",
         }
@@ -115,7 +112,7 @@ impl FromStr for AttentionChoice {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|choice| choice.name() == s);
-        found.ok_or_else(|| "expected auto, portable or coop".to_owned())
+        found.ok_or_else(|| "expected portable or coop".to_owned())
     }
 }
 
@@ -133,7 +130,7 @@ impl KernelChoices {
             return Some(self.linears.name());
         }
         match self.attention {
-            AttentionChoice::Auto | AttentionChoice::Portable => None,
+            AttentionChoice::Portable => None,
             AttentionChoice::Coop => Some("attention on coop"),
         }
     }

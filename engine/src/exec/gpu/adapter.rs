@@ -1,6 +1,6 @@
 //! Finding, describing, choosing and opening adapters.
 
-use super::{GpuExecutor, GpuOptions, matrices};
+use super::{GpuExecutor, GpuOptions, MatrixProof, matrices};
 use crate::exec::{
     AdapterInfo, AttentionChoice, DeviceChoice, DeviceError, KernelChoice, KernelChoices, SOFTWARE,
 };
@@ -24,8 +24,10 @@ fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
     INSTANCE.get_or_init(|| {
         let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+        // WGPU_BACKEND=dx12 leaves the others out, as in every program on wgpu.
         desc.backends =
             Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
+        desc.backends = desc.backends.with_env();
         // No validation layers in a product, and no extra dispatch in front of each indirect one: the plan's own
         // kernels write the indirect grids.
         desc.flags = wgpu::InstanceFlags::empty();
@@ -375,33 +377,32 @@ async fn open_adapter(
     } else {
         matrices::reported(&adapter)
     };
-    let attention = (options.attention != AttentionChoice::Portable && !options.portable)
+    let attention = (options.attention == AttentionChoice::Coop && !options.portable)
         .then(|| matrices::lacks(&adapter, Matrices::F16));
     let mut executor = open_device(adapter, info, options.portable).await?;
     executor.features.fused |= options.always_fuse;
-    if let Some(mut state) = attention {
-        if state.is_ok() {
-            state = matrices::attention_test(&mut executor).await;
-        }
-        match state {
-            Ok(()) => executor.features.matrix_attention = true,
-            Err(reason) if options.attention == AttentionChoice::Coop => {
-                return Err(DeviceError::Kernels {
-                    name: executor.info.name.clone(),
-                    wanted: "attention on coop",
-                    reason,
-                });
-            }
-            Err(_) => {}
-        }
+    if let Some(reported) = attention {
+        let tested = match reported {
+            Ok(()) => matrices::attention_test(&mut executor).await,
+            lacking => lacking,
+        };
+        tested.map_err(|reason| DeviceError::Kernels {
+            name: executor.info.name.clone(),
+            wanted: "attention on coop",
+            reason,
+        })?;
+        executor.features.matrix_attention = true;
     }
     for (matrices, mut state) in reported {
         if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
             continue;
         }
-        if state.is_ok() {
-            state = matrices::self_test(&mut executor, matrices).await;
-        }
+        state = match (options.matrices, state) {
+            (MatrixProof::Listed, state) | (MatrixProof::Whole, state @ Err(_)) => state,
+            (MatrixProof::Whole | MatrixProof::Tested, _) => {
+                matrices::self_test(&mut executor, matrices).await
+            }
+        };
         match &state {
             Ok(()) => executor.features.matrices = Some(matrices),
             Err(reason) if options.kernels != KernelChoice::Auto => {

@@ -33,6 +33,7 @@ pub struct GpuOptions {
     pub attention: AttentionChoice,
     /// Fused dispatches on a software driver too, which has no gain of them. For tests.
     pub always_fuse: bool,
+    pub matrices: MatrixProof,
 }
 
 impl GpuOptions {
@@ -41,7 +42,20 @@ impl GpuOptions {
         kernels: KernelChoice::Dot4,
         attention: AttentionChoice::Portable,
         always_fuse: false,
+        matrices: MatrixProof::Whole,
     };
+}
+
+/// What must be known of an adapter's cooperative matrices before kernels use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum MatrixProof {
+    /// The size is listed, and the self-test passed.
+    #[default]
+    Whole,
+    /// The size is listed. For compilers of hardware that is not there.
+    Listed,
+    /// The self-test passed. For software drivers that compute sizes which they do not list; others crash.
+    Tested,
 }
 
 /// Uploads wait in host memory until a submission; past this many bytes one is made.
