@@ -1,6 +1,7 @@
 //! The checks themselves, on a kernel that is made to fail them: a check that finds nothing is an opinion.
 
-use crate::{Pipeline, pipeline, reflect, targets, validated};
+use crate::pipelines::{Pipeline, pipeline, validated};
+use crate::{reflect, targets};
 use plateau_shaders::{Access, Constant, Kernel};
 use targets::{Target, Text};
 
