@@ -381,8 +381,9 @@ pub struct PromptAndGen {
 /// Measure tokens per second
 ///
 /// Options, table and field names are llama-bench's. Lists are separated by commas or given by several options; 1-4 is a
-/// range, 0-512+128 one in steps, 1-32*2 one that is multiplied. Each test runs once to warm up. Tokenizing is not measured.
-/// First a few greedy tokens are checked against the logits of one prefill; a wrong result has no speed.
+/// range, 0-512+128 one in steps, 1-32*2 one that is multiplied. Each test runs for half a second, at least once, to warm
+/// up. Tokenizing is not measured. First a few greedy tokens are checked against the logits of one prefill; a wrong result has no
+/// speed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

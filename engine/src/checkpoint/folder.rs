@@ -8,8 +8,9 @@ const LONGEST_REF: u64 = 256;
 
 /// Of the built-in model, in messages.
 const BUILTIN_NAME: &str = "builtin:demo-llama-16m";
-/// The built-in model: quantized, in one shard. Its card is `engine/builtin/README.md`.
-const BUILTIN_FILES: &[(&str, &[u8])] = &[
+/// The built-in model: quantized, in one shard. Its card is `engine/builtin/README.md`. Not a `const`, which every crate that uses it would have its
+/// own copy of.
+static BUILTIN_FILES: [(&str, &[u8]); 5] = [
     ("config.json", include_bytes!("../../builtin/config.json")),
     (
         "generation_config.json",
@@ -44,7 +45,7 @@ impl Folder {
     pub fn builtin() -> Self {
         Self::Embedded {
             name: BUILTIN_NAME,
-            files: BUILTIN_FILES,
+            files: &BUILTIN_FILES,
         }
     }
 

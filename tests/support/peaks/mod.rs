@@ -336,14 +336,18 @@ fn coop_sums(call: &Call<'_>, k: usize) -> Vec<i32> {
 
 fn run_coop(call: &mut Call<'_>) {
     let sums = coop_sums(call, 16);
-    for (y, sum) in call.write::<f32>(2).iter_mut().zip(sums.iter().cycle()) {
+    let groups = call.params::<Params>().groups as usize;
+    let y = &mut call.write::<f32>(2)[..groups * sums.len()];
+    for (y, sum) in y.iter_mut().zip(sums.iter().cycle()) {
         *y = *sum as f32;
     }
 }
 
 fn run_coop_int8(call: &mut Call<'_>) {
     let sums = coop_sums(call, 32);
-    for (y, sum) in call.write::<i32>(2).iter_mut().zip(sums.iter().cycle()) {
+    let groups = call.params::<Params>().groups as usize;
+    let y = &mut call.write::<i32>(2)[..groups * sums.len()];
+    for (y, sum) in y.iter_mut().zip(sums.iter().cycle()) {
         *y = *sum;
     }
 }

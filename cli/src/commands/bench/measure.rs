@@ -6,7 +6,7 @@ use anyhow::Result;
 use plateau::sampler::SamplerConfig;
 use plateau::session::{Row, Session};
 use std::ops::{ControlFlow, Range};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A prompt, a continuation, or one after the other; of several sequences at once, each after `depth` tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,10 @@ pub fn elapsed_ns(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One run to warm up, then each of `repetitions` runs.
+/// How long a test runs to warm up, at least once: an idle GPU takes its time to reach its clocks.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Runs to warm up, then each of `repetitions` runs.
 pub async fn measure(
     session: &mut Session,
     test: Test,
@@ -78,13 +81,18 @@ pub async fn measure(
     let progress = console.progress(&test.name(), u64::from(repetitions) + 1, Unit::Steps);
     let mut samples = Vec::new();
     fill(session, test, max_rows).await?;
-    for repetition in 0..=repetitions {
-        let sample = run_once(session, test, max_rows).await?;
-        if repetition > 0 {
-            samples.push(sample);
+    let start = Instant::now();
+    loop {
+        run_once(session, test, max_rows).await?;
+        if start.elapsed() >= WARM_UP {
+            break;
         }
-        progress.set(u64::from(repetition) + 1);
     }
+    for repetition in 1..=u64::from(repetitions) {
+        progress.set(repetition);
+        samples.push(run_once(session, test, max_rows).await?);
+    }
+    progress.set(u64::from(repetitions) + 1);
     Ok(samples)
 }
 
