@@ -86,7 +86,7 @@ fn fetch(first_row: u32, count: u32, head: u32, block: u32, first: u32, invocati
   );
 }
 
-fn stage(fetched: Fetched, invocation: u32) {
+fn stage_fetched(fetched: Fetched, invocation: u32) {
   let q_at = invocation % STAGE_FEATURES * ROW_STRIDE + invocation / STAGE_FEATURES;
   row_stage[q_at] = fetched.q_0;
   row_stage[q_at + WORKGROUP / STAGE_FEATURES] = fetched.q_1;
@@ -127,7 +127,7 @@ struct Sums {
   h: vec4<f32>,
 }
 
-fn add_values(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums {
+fn add_key(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums {
   return Sums(
     fma(p, vec4<f32>(low.x), sums.a),
     fma(p, vec4<f32>(low.y), sums.b),
@@ -141,7 +141,7 @@ fn add_values(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums
 }
 
 // o_p of the keys begin ..= end. Every invocation of the workgroup calls it, after what row_stage holds was read.
-fn values_of(block: u32, begin: u32, end: u32, first_quad: u32, group: u32, lane: u32, invocation: u32) -> Sums {
+fn sums_of_page(block: u32, begin: u32, end: u32, first_quad: u32, group: u32, lane: u32, invocation: u32) -> Sums {
   var sums = Sums();
   var next_0 = fetch_v(block, begin, end, first_quad, invocation);
   var next_1 = fetch_v(block, begin, end, first_quad, invocation + WORKGROUP);
@@ -157,7 +157,7 @@ fn values_of(block: u32, begin: u32, end: u32, first_quad: u32, group: u32, lane
       // Of keys past the end the values are zeros.
       let p = key_stage[key * ROW_STRIDE + group];
       let at = j * VALUE_QUADS + lane;
-      sums = add_values(sums, p, row_stage[at], row_stage[at + LANES]);
+      sums = add_key(sums, p, row_stage[at], row_stage[at + LANES]);
     }
   }
   return sums;
@@ -300,7 +300,7 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     var next = fetch(first_row, count, head, block, 0u, invocation);
     for (var first = 0u; first < params.head_dim; first += STAGE_FEATURES) {
       workgroupBarrier();   // what the stages held was read
-      stage(next, invocation);
+      stage_fetched(next, invocation);
       workgroupBarrier();
       if (first + STAGE_FEATURES < params.head_dim) {
         next = fetch(first_row, count, head, block, first + STAGE_FEATURES, invocation);
@@ -362,10 +362,10 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     // The keys that some row of the tile sees; p is 0 for rows that do not.
     let begin = max(first_key, page * PAGE_SIZE) % PAGE_SIZE;
     let end = min(last_position - page * PAGE_SIZE, PAGE_SIZE - 1u);
-    let page_sums = values_of(block, begin, end, 0u, group, lane, invocation);
+    let page_sums = sums_of_page(block, begin, end, 0u, group, lane, invocation);
     o = folded_all(o, a, page_sums, b, is_first, is_later);
     if (WIDE == 1u) {
-      let wide_sums = values_of(block, begin, end, VALUE_QUADS, group, lane, invocation);
+      let wide_sums = sums_of_page(block, begin, end, VALUE_QUADS, group, lane, invocation);
       o_wide = folded_all(o_wide, a, wide_sums, b, is_first, is_later);
     }
   }
