@@ -127,7 +127,7 @@ struct Sums {
   h: vec4<f32>,
 }
 
-fn add_key(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums {
+fn add_value_quads(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums {
   return Sums(
     fma(p, vec4<f32>(low.x), sums.a),
     fma(p, vec4<f32>(low.y), sums.b),
@@ -157,7 +157,7 @@ fn sums_of_page(block: u32, begin: u32, end: u32, first_quad: u32, group: u32, l
       // Of keys past the end the values are zeros.
       let p = key_stage[key * ROW_STRIDE + group];
       let at = j * VALUE_QUADS + lane;
-      sums = add_key(sums, p, row_stage[at], row_stage[at + LANES]);
+      sums = add_value_quads(sums, p, row_stage[at], row_stage[at + LANES]);
     }
   }
   return sums;
