@@ -9,5 +9,5 @@ fn gemv_i8_subgroup(
   @builtin(subgroup_size) lanes: u32,
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
-  gemv_outputs_by_subgroup(group.x * ROWS, group.y * (2u * WORKGROUP / GROUP), place_of(subgroup, lanes, lane));
+  gemv_outputs_by_subgroup(group.x * ROWS, group.y * (2u * WORKGROUP / GROUP), place_of(subgroup, lanes, lane), lanes);
 }

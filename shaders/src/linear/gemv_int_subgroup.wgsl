@@ -53,8 +53,8 @@ fn add_rows(sums: RowSums, first_row: u32, step: u32, a: WStep, b: WStep) -> Row
 }
 
 // Stores row t of the pair; `own` is what the first row's output of the invocation takes. Every invocation calls it.
-fn store_sums(first_row: u32, t: u32, sums: vec2<i32>, out: u32, place: Place, own: Factor) {
-  let sum = sum_of_group(sums, place.lanes);
+fn store_sums(first_row: u32, t: u32, sums: vec2<i32>, out: u32, place: Place, subgroup_lanes: u32, own: Factor) {
+  let sum = sum_of_group(sums, subgroup_lanes);
   let row = first_row + t;
   for (var n = place.lane; n < 2u && out + n < params.out_features && row < params.rows; n += place.lanes) {
     var by = own;
@@ -66,7 +66,7 @@ fn store_sums(first_row: u32, t: u32, sums: vec2<i32>, out: u32, place: Place, o
 }
 
 // Outputs of the workgroup's pairs, the first of which has first_out, of the rows first_row.. . Every invocation of the workgroup calls it.
-fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place) {
+fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place, subgroup_lanes: u32) {
   // Pairs past those of the workgroup, where subgroups are small, store nothing.
   let is_own = place.pair < WORKGROUP / GROUP;
   let out = select(params.out_features, first_out + 2u * place.pair, is_own);
@@ -97,26 +97,26 @@ fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place) {
       b_1 = w_step(b, min(next + place.lanes, last));
     }
   }
-  store_sums(first_row, 0u, sums.s_0, out, place, own);
+  store_sums(first_row, 0u, sums.s_0, out, place, subgroup_lanes, own);
   if (ROWS > 1u) {
-    store_sums(first_row, 1u, sums.s_1, out, place, own);
+    store_sums(first_row, 1u, sums.s_1, out, place, subgroup_lanes, own);
   }
   if (ROWS > 2u) {
-    store_sums(first_row, 2u, sums.s_2, out, place, own);
+    store_sums(first_row, 2u, sums.s_2, out, place, subgroup_lanes, own);
   }
   if (ROWS > 3u) {
-    store_sums(first_row, 3u, sums.s_3, out, place, own);
+    store_sums(first_row, 3u, sums.s_3, out, place, subgroup_lanes, own);
   }
   if (ROWS > 4u) {
-    store_sums(first_row, 4u, sums.s_4, out, place, own);
+    store_sums(first_row, 4u, sums.s_4, out, place, subgroup_lanes, own);
   }
   if (ROWS > 5u) {
-    store_sums(first_row, 5u, sums.s_5, out, place, own);
+    store_sums(first_row, 5u, sums.s_5, out, place, subgroup_lanes, own);
   }
   if (ROWS > 6u) {
-    store_sums(first_row, 6u, sums.s_6, out, place, own);
+    store_sums(first_row, 6u, sums.s_6, out, place, subgroup_lanes, own);
   }
   if (ROWS > 7u) {
-    store_sums(first_row, 7u, sums.s_7, out, place, own);
+    store_sums(first_row, 7u, sums.s_7, out, place, subgroup_lanes, own);
   }
 }

@@ -76,10 +76,10 @@ fn store_word(word: u32, entries: vec4<u32>) {
 }
 
 // Every invocation of the workgroup calls it.
-fn run(tile: u32, lid: u32, place: Place) {
+fn run(tile: u32, lid: u32, place: Place, subgroup_lanes: u32) {
   tile_first = tile * TILE;
   let channel = tile_first + min(place.pair, TILE - 1u);
-  make_outputs(channel, params.out_features / 2u + channel, place, lid);
+  make_outputs(channel, params.out_features / 2u + channel, place, subgroup_lanes, lid);
   workgroupBarrier();
   let words = TILE_WORDS + run_of(tile + 1u) - run_of(tile);
   if (lid < words) {

@@ -32,9 +32,9 @@ fn take(pair: u32, n: u32, value: f32) {
 fn load_ahead(lid: u32) {}
 
 // Every invocation of the workgroup calls it.
-fn run(group: u32, lid: u32, place: Place) {
+fn run(group: u32, lid: u32, place: Place, subgroup_lanes: u32) {
   first_of_group = group * (2u * WORKGROUP / GROUP);
   let out = first_of_group + 2u * place.pair;
   let last = params.out_features - 1u;
-  make_outputs(min(out, last), min(out + 1u, last), place, lid);
+  make_outputs(min(out, last), min(out + 1u, last), place, subgroup_lanes, lid);
 }

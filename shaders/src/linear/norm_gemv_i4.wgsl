@@ -13,5 +13,5 @@ fn norm_gemv_i4(
   @builtin(subgroup_size) lanes: u32,
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
-  run(group.x, lid, place_of(subgroup, lanes, lane));
+  run(group.x, lid, place_of(subgroup, lanes, lane), lanes);
 }

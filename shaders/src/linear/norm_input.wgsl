@@ -105,13 +105,13 @@ fn load_quads(i: u32) -> Quads {
 }
 
 // workgroup_sum of workgroup_sum.wgsl: the same tree, by subgroups where one has 32 lanes.
-fn sum_over_workgroup(lid: u32, place: Place, value: f32) -> f32 {
-  if (place.subgroup_lanes != 32u) {
+fn sum_over_workgroup(lid: u32, subgroup_lane: u32, subgroup_lanes: u32, value: f32) -> f32 {
+  if (subgroup_lanes != 32u) {
     return workgroup_sum(lid, value);
   }
   lane_sums[lid] = value;
   workgroupBarrier();
-  let i = place.subgroup_lane;
+  let i = subgroup_lane;
   let a = (lane_sums[i] + lane_sums[i + 128u]) + (lane_sums[i + 64u] + lane_sums[i + 192u]);
   let b = (lane_sums[i + 32u] + lane_sums[i + 160u]) + (lane_sums[i + 96u] + lane_sums[i + 224u]);
   var sum = a + b;
@@ -173,7 +173,7 @@ fn extra_word(word: Extras, inv: f32) -> u32 {
 }
 
 // Makes x_q. Every invocation calls it.
-fn make_input(lid: u32, place: Place) {
+fn make_input(lid: u32, subgroup_lane: u32, subgroup_lanes: u32) {
   let vecs = params.in_features / 16u;
   let extra_words = params.in_words - 4u * vecs;
   // Loads go ahead of what waits for one of them: those that need no other, then those that need one.
@@ -187,7 +187,7 @@ fn make_input(lid: u32, place: Place) {
     let more = load_quads(i);
     sum = add_squares(add_squares(add_squares(add_squares(sum, more.a), more.b), more.c), more.d);
   }
-  let mean = sum_over_workgroup(lid, place, sum) / f32(params.in_features);
+  let mean = sum_over_workgroup(lid, subgroup_lane, subgroup_lanes, sum) / f32(params.in_features);
   let inv = inverseSqrt(mean + params.eps);
   if (lid < vecs) {
     bulk[lid] = bulk_vec(own, inv);
@@ -223,13 +223,13 @@ fn scaled(by: Factor, acc: i32) -> f32 {
 }
 
 // The invocation's pair of outputs a and b; of the sums it has a part, and `take` is given the value of each output. Every invocation calls it.
-fn make_outputs(a: u32, b: u32, place: Place, lid: u32) {
+fn make_outputs(a: u32, b: u32, place: Place, subgroup_lanes: u32, lid: u32) {
   // Weights are on their way before the input is made.
   let steps = load_pair(a, b, place.lane, place.lanes);
   let own = load_factor(select(a, b, place.lane % 2u == 1u));
-  make_input(lid, place);
+  make_input(lid, place.subgroup_lane, subgroup_lanes);
   let is_own = place.pair < WORKGROUP / GROUP;
-  let sums = sum_of_group(dot_row(0u, a, b, place, steps, is_own), place.lanes);
+  let sums = sum_of_group(dot_row(0u, a, b, place, steps, is_own), subgroup_lanes);
   for (var n = place.lane; n < 2u && is_own; n += place.lanes) {
     var by = own;
     if (n != place.lane) {

@@ -10,19 +10,19 @@ override STEPS_AHEAD: u32 = 4u;
 
 const WORKGROUP: u32 = 256u;
 
-// Where an invocation stands: its pair of the workgroup, the invocations of a pair, and the place among them; its subgroup's size, and the
-// place there.
+// Where an invocation stands: its pair of the workgroup, the invocations of a pair, and the place among them; the place in its subgroup.
+// The subgroup's size is handed on beside it: what is in a struct with something that differs between invocations counts as different too,
+// for compilers that check where subgroups may work together.
 struct Place {
   pair: u32,
   lanes: u32,
   lane: u32,
-  subgroup_lanes: u32,
   subgroup_lane: u32,
 }
 
 fn place_of(subgroup: u32, lanes: u32, lane: u32) -> Place {
   let group = min(lanes, GROUP);
-  return Place((subgroup * lanes + lane) / group, group, lane % group, lanes, lane);
+  return Place((subgroup * lanes + lane) / group, group, lane % group, lane);
 }
 
 // Four steps of both outputs of a pair, `lanes` apart. Each is loaded anew as soon as it was used: so many loads are always on their way, in
@@ -58,9 +58,9 @@ fn dot_both(row: u32, step: u32, a: WStep, b: WStep) -> vec2<i32> {
 }
 
 // Over the invocations of a pair. Every invocation of the subgroup calls it.
-fn sum_of_group(own: vec2<i32>, lanes: u32) -> vec2<i32> {
+fn sum_of_group(own: vec2<i32>, subgroup_lanes: u32) -> vec2<i32> {
   var sum = own;
-  for (var half = lanes / 2u; half > 0u; half /= 2u) {
+  for (var half = min(subgroup_lanes, GROUP) / 2u; half > 0u; half /= 2u) {
     sum += subgroupShuffleXor(sum, half);
   }
   return sum;

@@ -19,30 +19,14 @@ struct Quirk {
 }
 
 const QUIRKS: &[Quirk] = &[
-    uniformity("gemv_i4_subgroup"),
-    uniformity("gemv_i8_subgroup"),
-    uniformity("norm_gemv_"),
-    uniformity("norm_gate_up_"),
     spills("anv-", "attention_prefill_"),
     spills("anv-", "rope_attention_f16"),
-    spills("anv-", "norm_gemv_i4"),
-    spills("anv-", "norm_gate_up_i4"),
+    spills("anv-skl", "gemv_i4_subgroup"),
+    spills("anv-skl", "gemv_i8_subgroup"),
     spills("honeykrisp-m1", "attention_prefill_"),
     spills("honeykrisp-m1", "rope_attention_f16"),
-    spills("honeykrisp-m1", "norm_gemv_i4"),
-    spills("honeykrisp-m1", "norm_gate_up_i4"),
+    spills("honeykrisp-m1", "gemv_i4_subgroup"),
 ];
-
-/// Tint follows what is uniform by variable, not by member: a loop bound that stands in a struct beside an invocation's own place is not.
-const fn uniformity(kernel: &'static str) -> Quirk {
-    Quirk {
-        implementation: "dawn-",
-        version: "npm webgpu 0.6.2",
-        kernel,
-        symptom: "must only be called from subgroup uniform control flow",
-        instead: "the portable kernel of the operation runs there",
-    }
-}
 
 /// Right, and slower than it need be.
 const fn spills(implementation: &'static str, kernel: &'static str) -> Quirk {
