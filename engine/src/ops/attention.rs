@@ -3,8 +3,8 @@
 use super::{GEMV_ROWS, StaticInput};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
+use plateau_shaders::Kernel;
 use plateau_shaders::attention::{self as kernels, KvFormat};
-use plateau_shaders::{Constant, Kernel};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -168,8 +168,7 @@ pub(super) fn attention(
     }
     let (kernel, mut bindings) = call(input, qkv, pools, by, false);
     bindings.push(y);
-    let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
-    dispatch.constants = by.constants(shape.head_dim);
+    plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
 /// The bindings that rope_attention_* begin with.
@@ -282,8 +281,7 @@ pub(super) fn attention_flat(
     }
     let (kernel, mut bindings) = call(input, qkv, pools, by, true);
     bindings.extend([map, x_q]);
-    let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
-    dispatch.constants = by.constants(shape.head_dim);
+    plan.dispatch(label, kernel, params, grid, &bindings);
 }
 
 /// Whether attention runs on matrices, which give other bits than the portable kernels: then it does in every step. Decode steps have
@@ -318,14 +316,6 @@ impl By {
             Self::Row
         } else {
             Self::Tile
-        }
-    }
-
-    /// Of the kernel.
-    fn constants(self, head_dim: u32) -> Vec<Constant> {
-        match self {
-            Self::Tile => kernels::paged_attention::prefill_constants(head_dim).into(),
-            Self::Row | Self::MatrixTile => Vec::new(),
         }
     }
 }

@@ -1,7 +1,6 @@
 // paged_attention.wgsl, up to 32 rows at a time: rows of a tile are consecutive positions of one sequence, and share what is read of K
-// and V, which passes through workgroup memory and is on its way while what came before is computed. For the scores an invocation owns
-// four rows and four keys of a page, for the sums four rows and two quads of features. What follows is shared by the
-// attention_prefill_* kernels.
+// and V. For the scores an invocation owns four rows and four keys of a page, for the sums four rows and some pairs of features.
+// What follows is shared by the attention_prefill_* kernels.
 //
 //   tiles  [num_tiles] vec2<u32> (first_row, count), count <= 32; nothing is done where count is 0
 //
@@ -17,21 +16,15 @@ const ROW_STRIDE: u32 = GROUPS + 1u;
 const STAGE_QUADS: u32 = 8u;
 const STAGE_FEATURES: u32 = 4u * STAGE_QUADS;
 const KEY_STRIDE: u32 = STAGE_QUADS + 1u;
-// Features whose sums an invocation makes at once: two quads, 64 features apart.
+// Features whose sums an invocation makes at once: four pairs, in as many turns as the head has features.
 const TURN_FEATURES: u32 = 8u * LANES;
-// Keys whose values are staged at once, and quads of one.
-const VALUE_KEYS: u32 = 8u;
-const VALUE_QUADS: u32 = TURN_FEATURES / 4u;
-
-// 1 where a head has more than TURN_FEATURES, which take a second turn: 0 leaves out what that needs.
-override WIDE: u32 = 1u;
+const TURNS: u32 = MAX_HEAD_DIM / TURN_FEATURES;
 
 @group(0) @binding(6) var<storage, read> tiles: array<vec2<u32>>;
 
 // (first row, count, sequence, first position)
 var<workgroup> tile: vec4<u32>;
-// Some features of the rows' query heads: row_stage[d * ROW_STRIDE + group]. Then what each lane found among its keys, twice. Then the
-// values of some keys: [key * VALUE_QUADS + quad].
+// Some features of the rows' query heads: row_stage[d * ROW_STRIDE + group]. Then what each lane found among its keys, twice.
 var<workgroup> row_stage: array<vec4<f32>, STAGE_FEATURES * ROW_STRIDE>;
 // Some features of the page's keys: key_stage[key * KEY_STRIDE + quad]. Then scores, then p * v_scale: [key * ROW_STRIDE + group]. At
 // the end the outputs of one group: [d].
@@ -45,122 +38,25 @@ fn load_q(first_row: u32, count: u32, row: u32, head: u32, d: u32) -> f32 {
   return 0.0;
 }
 
-// What an invocation stages of features first.. of all rows and of the keys of a block.
-struct Fetched {
-  q_0: vec4<f32>,
-  q_1: vec4<f32>,
-  k_0: vec4<f32>,
-  k_1: vec4<f32>,
-  k_2: vec4<f32>,
-  k_3: vec4<f32>,
-}
-
-// A feature of the four rows of a group.
-fn fetch_q(first_row: u32, count: u32, head: u32, first: u32, i: u32) -> vec4<f32> {
-  let d = first + i % STAGE_FEATURES;
-  let row = 4u * (i / STAGE_FEATURES);
-  return vec4<f32>(
-    load_q(first_row, count, row, head, d),
-    load_q(first_row, count, row + 1u, head, d),
-    load_q(first_row, count, row + 2u, head, d),
-    load_q(first_row, count, row + 3u, head, d),
-  );
-}
-
-fn fetch_k(block: u32, first: u32, i: u32) -> vec4<f32> {
-  let quad = i % STAGE_QUADS;
-  if (first + 4u * quad < params.head_dim) {
-    return load_k_quad(block, i / STAGE_QUADS, first / 4u + quad);
+// Stages features first.. of all rows and of the keys of a block.
+fn stage_features(first_row: u32, count: u32, head: u32, block: u32, first: u32, invocation: u32) {
+  for (var i = invocation; i < STAGE_FEATURES * GROUPS; i += WORKGROUP) {
+    let d = i % STAGE_FEATURES;
+    let group = i / STAGE_FEATURES;
+    row_stage[d * ROW_STRIDE + group] = vec4<f32>(
+      load_q(first_row, count, 4u * group, head, first + d),
+      load_q(first_row, count, 4u * group + 1u, head, first + d),
+      load_q(first_row, count, 4u * group + 2u, head, first + d),
+      load_q(first_row, count, 4u * group + 3u, head, first + d),
+    );
   }
-  return vec4<f32>();
-}
-
-fn fetch(first_row: u32, count: u32, head: u32, block: u32, first: u32, invocation: u32) -> Fetched {
-  return Fetched(
-    fetch_q(first_row, count, head, first, invocation),
-    fetch_q(first_row, count, head, first, invocation + WORKGROUP),
-    fetch_k(block, first, invocation),
-    fetch_k(block, first, invocation + WORKGROUP),
-    fetch_k(block, first, invocation + 2u * WORKGROUP),
-    fetch_k(block, first, invocation + 3u * WORKGROUP),
-  );
-}
-
-fn stage_fetched(fetched: Fetched, invocation: u32) {
-  let q_at = invocation % STAGE_FEATURES * ROW_STRIDE + invocation / STAGE_FEATURES;
-  row_stage[q_at] = fetched.q_0;
-  row_stage[q_at + WORKGROUP / STAGE_FEATURES] = fetched.q_1;
-  let k_at = invocation / STAGE_QUADS * KEY_STRIDE + invocation % STAGE_QUADS;
-  key_stage[k_at] = fetched.k_0;
-  key_stage[k_at + WORKGROUP / STAGE_QUADS * KEY_STRIDE] = fetched.k_1;
-  key_stage[k_at + 2u * WORKGROUP / STAGE_QUADS * KEY_STRIDE] = fetched.k_2;
-  key_stage[k_at + 3u * WORKGROUP / STAGE_QUADS * KEY_STRIDE] = fetched.k_3;
-}
-
-// Quad i of some keys' values, from key `first` and quad `first_quad` on; zeros for keys past `end` and features past head_dim.
-fn fetch_v(block: u32, first: u32, end: u32, first_quad: u32, i: u32) -> vec4<f32> {
-  let key = first + i / VALUE_QUADS;
-  let pair = 2u * (first_quad + i % VALUE_QUADS);
-  var v = vec4<f32>();
-  if (key <= end && 2u * pair < params.head_dim) {
-    let low = load_v_pair(block, key, pair);
-    v.x = low.x;
-    v.y = low.y;
-    if (2u * pair + 2u < params.head_dim) {
-      let high = load_v_pair(block, key, pair + 1u);
-      v.z = high.x;
-      v.w = high.y;
+  for (var i = invocation; i < PAGE_SIZE * STAGE_QUADS; i += WORKGROUP) {
+    let key = i / STAGE_QUADS;
+    let quad = i % STAGE_QUADS;
+    if (first + 4u * quad < params.head_dim) {
+      key_stage[key * KEY_STRIDE + quad] = load_k_quad(block, key, first / 4u + quad);
     }
   }
-  return v;
-}
-
-// Of four rows, eight features of an invocation in a turn: those of its first quad, then those of its second.
-struct Sums {
-  a: vec4<f32>,
-  b: vec4<f32>,
-  c: vec4<f32>,
-  d: vec4<f32>,
-  e: vec4<f32>,
-  f: vec4<f32>,
-  g: vec4<f32>,
-  h: vec4<f32>,
-}
-
-fn add_value_quads(sums: Sums, p: vec4<f32>, low: vec4<f32>, high: vec4<f32>) -> Sums {
-  return Sums(
-    fma(p, vec4<f32>(low.x), sums.a),
-    fma(p, vec4<f32>(low.y), sums.b),
-    fma(p, vec4<f32>(low.z), sums.c),
-    fma(p, vec4<f32>(low.w), sums.d),
-    fma(p, vec4<f32>(high.x), sums.e),
-    fma(p, vec4<f32>(high.y), sums.f),
-    fma(p, vec4<f32>(high.z), sums.g),
-    fma(p, vec4<f32>(high.w), sums.h),
-  );
-}
-
-// o_p of the keys begin ..= end. Every invocation of the workgroup calls it, after what row_stage holds was read.
-fn sums_of_page(block: u32, begin: u32, end: u32, first_quad: u32, group: u32, lane: u32, invocation: u32) -> Sums {
-  var sums = Sums();
-  var next_0 = fetch_v(block, begin, end, first_quad, invocation);
-  var next_1 = fetch_v(block, begin, end, first_quad, invocation + WORKGROUP);
-  for (var first = begin; first <= end; first += VALUE_KEYS) {
-    workgroupBarrier();   // the values of the keys before were read
-    row_stage[invocation] = next_0;
-    row_stage[invocation + WORKGROUP] = next_1;
-    workgroupBarrier();
-    next_0 = fetch_v(block, first + VALUE_KEYS, end, first_quad, invocation);
-    next_1 = fetch_v(block, first + VALUE_KEYS, end, first_quad, invocation + WORKGROUP);
-    for (var j = 0u; j < VALUE_KEYS; j += 1u) {
-      let key = min(first + j, end);
-      // Of keys past the end the values are zeros.
-      let p = key_stage[key * ROW_STRIDE + group];
-      let at = j * VALUE_QUADS + lane;
-      sums = add_value_quads(sums, p, row_stage[at], row_stage[at + LANES]);
-    }
-  }
-  return sums;
 }
 
 // Products with a quad of a key, added to those of the features before.
@@ -214,44 +110,6 @@ fn folded(
   return select(select(o, fma(o, a, page * b), is_later), page, is_first);
 }
 
-fn folded_all(
-  o: Sums,
-  a: vec4<f32>,
-  page: Sums,
-  b: vec4<f32>,
-  is_first: vec4<bool>,
-  is_later: vec4<bool>,
-) -> Sums {
-  return Sums(
-    folded(o.a, a, page.a, b, is_first, is_later),
-    folded(o.b, a, page.b, b, is_first, is_later),
-    folded(o.c, a, page.c, b, is_first, is_later),
-    folded(o.d, a, page.d, b, is_first, is_later),
-    folded(o.e, a, page.e, b, is_first, is_later),
-    folded(o.f, a, page.f, b, is_first, is_later),
-    folded(o.g, a, page.g, b, is_first, is_later),
-    folded(o.h, a, page.h, b, is_first, is_later),
-  );
-}
-
-// A quad of the output from feature d on, for four rows.
-fn put_quad(d: u32, l: vec4<f32>, x: vec4<f32>, y: vec4<f32>, z: vec4<f32>, w: vec4<f32>) {
-  if (d < params.head_dim) {
-    key_stage[d] = x / l;
-    key_stage[d + 1u] = y / l;
-  }
-  if (d + 2u < params.head_dim) {
-    key_stage[d + 2u] = z / l;
-    key_stage[d + 3u] = w / l;
-  }
-}
-
-fn put(o: Sums, l: vec4<f32>, first: u32, lane: u32) {
-  let d = first + 4u * lane;
-  put_quad(d, l, o.a, o.b, o.c, o.d);
-  put_quad(d + 4u * LANES, l, o.e, o.f, o.g, o.h);
-}
-
 fn attended(r: u32, d: u32) -> f32 {
   return key_stage[d][r];
 }
@@ -260,6 +118,7 @@ fn attended(r: u32, d: u32) -> f32 {
 fn run(head: u32, tile_index: u32, invocation: u32) {
   let lane = invocation % LANES;
   let group = invocation / LANES;
+  let pairs = params.head_dim / 2u;
   let kv_head = head / (params.heads / params.kv_heads);
   if (invocation == 0u) {
     let rows = tiles[tile_index];
@@ -288,8 +147,9 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
 
   var m = vec4<f32>();
   var l = vec4<f32>();
-  var o = Sums();
-  var o_wide = Sums();
+  // Pairs 4 * turn .. 4 * turn + 4 of the invocation, even and odd features.
+  var o_even = array<vec4<f32>, 4u * TURNS>();
+  var o_odd = array<vec4<f32>, 4u * TURNS>();
   for (var page = first_key / PAGE_SIZE; page <= last_page; page += 1u) {
     let block = block_of(at.z * params.table_stride + page, kv_head);
     // Of the invocation's keys lane, lane + 16, lane + 32, lane + 48.
@@ -297,14 +157,10 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     var dot_1 = vec4<f32>();
     var dot_2 = vec4<f32>();
     var dot_3 = vec4<f32>();
-    var next = fetch(first_row, count, head, block, 0u, invocation);
     for (var first = 0u; first < params.head_dim; first += STAGE_FEATURES) {
       workgroupBarrier();   // what the stages held was read
-      stage_fetched(next, invocation);
+      stage_features(first_row, count, head, block, first, invocation);
       workgroupBarrier();
-      if (first + STAGE_FEATURES < params.head_dim) {
-        next = fetch(first_row, count, head, block, first + STAGE_FEATURES, invocation);
-      }
       let quads = min(STAGE_QUADS, (params.head_dim - first + 3u) / 4u);
       for (var quad = 0u; quad < quads; quad += 1u) {
         let rows = 4u * quad * ROW_STRIDE + group;
@@ -362,11 +218,85 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     // The keys that some row of the tile sees; p is 0 for rows that do not.
     let begin = max(first_key, page * PAGE_SIZE) % PAGE_SIZE;
     let end = min(last_position - page * PAGE_SIZE, PAGE_SIZE - 1u);
-    let page_sums = sums_of_page(block, begin, end, 0u, group, lane, invocation);
-    o = folded_all(o, a, page_sums, b, is_first, is_later);
-    if (WIDE == 1u) {
-      let wide_sums = sums_of_page(block, begin, end, VALUE_QUADS, group, lane, invocation);
-      o_wide = folded_all(o_wide, a, wide_sums, b, is_first, is_later);
+    for (var turn = 0u; turn * TURN_FEATURES < params.head_dim; turn += 1u) {
+      // Pairs past the end of the head are computed as its last one, and not stored.
+      let pair = turn * 4u * LANES + lane;
+      let last_pair = pairs - 1u;
+      var even_0 = vec4<f32>();
+      var even_1 = vec4<f32>();
+      var even_2 = vec4<f32>();
+      var even_3 = vec4<f32>();
+      var odd_0 = vec4<f32>();
+      var odd_1 = vec4<f32>();
+      var odd_2 = vec4<f32>();
+      var odd_3 = vec4<f32>();
+      // Four keys at a time, so that what is read of them is on its way at once. Past the end p is 0 and the key is the last one.
+      for (var first = begin; first <= end; first += 4u) {
+        let j_0 = first;
+        let j_1 = min(first + 1u, end);
+        let j_2 = min(first + 2u, end);
+        let j_3 = min(first + 3u, end);
+        let v_00 = load_v_pair(block, j_0, min(pair, last_pair));
+        let v_01 = load_v_pair(block, j_0, min(pair + LANES, last_pair));
+        let v_02 = load_v_pair(block, j_0, min(pair + 2u * LANES, last_pair));
+        let v_03 = load_v_pair(block, j_0, min(pair + 3u * LANES, last_pair));
+        let v_10 = load_v_pair(block, j_1, min(pair, last_pair));
+        let v_11 = load_v_pair(block, j_1, min(pair + LANES, last_pair));
+        let v_12 = load_v_pair(block, j_1, min(pair + 2u * LANES, last_pair));
+        let v_13 = load_v_pair(block, j_1, min(pair + 3u * LANES, last_pair));
+        let v_20 = load_v_pair(block, j_2, min(pair, last_pair));
+        let v_21 = load_v_pair(block, j_2, min(pair + LANES, last_pair));
+        let v_22 = load_v_pair(block, j_2, min(pair + 2u * LANES, last_pair));
+        let v_23 = load_v_pair(block, j_2, min(pair + 3u * LANES, last_pair));
+        let v_30 = load_v_pair(block, j_3, min(pair, last_pair));
+        let v_31 = load_v_pair(block, j_3, min(pair + LANES, last_pair));
+        let v_32 = load_v_pair(block, j_3, min(pair + 2u * LANES, last_pair));
+        let v_33 = load_v_pair(block, j_3, min(pair + 3u * LANES, last_pair));
+        let p_0 = key_stage[j_0 * ROW_STRIDE + group];
+        let p_1 = select(none, key_stage[j_1 * ROW_STRIDE + group], vec4<bool>(first + 1u <= end));
+        let p_2 = select(none, key_stage[j_2 * ROW_STRIDE + group], vec4<bool>(first + 2u <= end));
+        let p_3 = select(none, key_stage[j_3 * ROW_STRIDE + group], vec4<bool>(first + 3u <= end));
+        even_0 = fma(p_0, vec4<f32>(v_00.x), even_0);
+        odd_0 = fma(p_0, vec4<f32>(v_00.y), odd_0);
+        even_1 = fma(p_0, vec4<f32>(v_01.x), even_1);
+        odd_1 = fma(p_0, vec4<f32>(v_01.y), odd_1);
+        even_2 = fma(p_0, vec4<f32>(v_02.x), even_2);
+        odd_2 = fma(p_0, vec4<f32>(v_02.y), odd_2);
+        even_3 = fma(p_0, vec4<f32>(v_03.x), even_3);
+        odd_3 = fma(p_0, vec4<f32>(v_03.y), odd_3);
+        even_0 = fma(p_1, vec4<f32>(v_10.x), even_0);
+        odd_0 = fma(p_1, vec4<f32>(v_10.y), odd_0);
+        even_1 = fma(p_1, vec4<f32>(v_11.x), even_1);
+        odd_1 = fma(p_1, vec4<f32>(v_11.y), odd_1);
+        even_2 = fma(p_1, vec4<f32>(v_12.x), even_2);
+        odd_2 = fma(p_1, vec4<f32>(v_12.y), odd_2);
+        even_3 = fma(p_1, vec4<f32>(v_13.x), even_3);
+        odd_3 = fma(p_1, vec4<f32>(v_13.y), odd_3);
+        even_0 = fma(p_2, vec4<f32>(v_20.x), even_0);
+        odd_0 = fma(p_2, vec4<f32>(v_20.y), odd_0);
+        even_1 = fma(p_2, vec4<f32>(v_21.x), even_1);
+        odd_1 = fma(p_2, vec4<f32>(v_21.y), odd_1);
+        even_2 = fma(p_2, vec4<f32>(v_22.x), even_2);
+        odd_2 = fma(p_2, vec4<f32>(v_22.y), odd_2);
+        even_3 = fma(p_2, vec4<f32>(v_23.x), even_3);
+        odd_3 = fma(p_2, vec4<f32>(v_23.y), odd_3);
+        even_0 = fma(p_3, vec4<f32>(v_30.x), even_0);
+        odd_0 = fma(p_3, vec4<f32>(v_30.y), odd_0);
+        even_1 = fma(p_3, vec4<f32>(v_31.x), even_1);
+        odd_1 = fma(p_3, vec4<f32>(v_31.y), odd_1);
+        even_2 = fma(p_3, vec4<f32>(v_32.x), even_2);
+        odd_2 = fma(p_3, vec4<f32>(v_32.y), odd_2);
+        even_3 = fma(p_3, vec4<f32>(v_33.x), even_3);
+        odd_3 = fma(p_3, vec4<f32>(v_33.y), odd_3);
+      }
+      o_even[4u * turn] = folded(o_even[4u * turn], a, even_0, b, is_first, is_later);
+      o_odd[4u * turn] = folded(o_odd[4u * turn], a, odd_0, b, is_first, is_later);
+      o_even[4u * turn + 1u] = folded(o_even[4u * turn + 1u], a, even_1, b, is_first, is_later);
+      o_odd[4u * turn + 1u] = folded(o_odd[4u * turn + 1u], a, odd_1, b, is_first, is_later);
+      o_even[4u * turn + 2u] = folded(o_even[4u * turn + 2u], a, even_2, b, is_first, is_later);
+      o_odd[4u * turn + 2u] = folded(o_odd[4u * turn + 2u], a, odd_2, b, is_first, is_later);
+      o_even[4u * turn + 3u] = folded(o_even[4u * turn + 3u], a, even_3, b, is_first, is_later);
+      o_odd[4u * turn + 3u] = folded(o_odd[4u * turn + 3u], a, odd_3, b, is_first, is_later);
     }
   }
 
@@ -375,9 +305,12 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
   for (var first = 0u; first < count; first += 4u) {
     workgroupBarrier();   // what is there was read
     if (group == first / 4u) {
-      put(o, l, 0u, lane);
-      if (WIDE == 1u) {
-        put(o_wide, l, TURN_FEATURES, lane);
+      for (var i = 0u; i < 4u * TURNS; i += 1u) {
+        let pair = i * LANES + lane;
+        if (pair < pairs) {
+          key_stage[2u * pair] = o_even[i] / l;
+          key_stage[2u * pair + 1u] = o_odd[i] / l;
+        }
       }
     }
     workgroupBarrier();

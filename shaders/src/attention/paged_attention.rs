@@ -1,7 +1,7 @@
 //! What the attention kernels share: paged_attention.wgsl, and what they write: output_float.wgsl, output_flat.wgsl.
 
 use super::pools::{F16, KvFormat};
-use crate::kernel::{Access, Call, Constant, Kernel, div_ceil};
+use crate::kernel::{Access, Call, Kernel, div_ceil};
 use crate::quantize::flatten_quantize;
 use crate::{PAGE_SIZE, pack};
 use bytemuck::{Pod, Zeroable};
@@ -48,14 +48,6 @@ pub const TILE: u32 = 32;
 /// Whether the kernels on matrices of f16 take such heads.
 pub const fn fits_matrices(head_dim: u32) -> bool {
     head_dim.is_multiple_of(16) && head_dim <= 128
-}
-
-/// Features whose sums attention_prefill_* make in one turn.
-const TURN_FEATURES: u32 = 128;
-
-/// The constants of attention_prefill_* for heads of that width; without them they take any.
-pub const fn prefill_constants(head_dim: u32) -> [Constant; 1] {
-    [("WIDE", (head_dim > TURN_FEATURES) as u32)]
 }
 
 /// Workgroups in x, y, z.

@@ -612,7 +612,6 @@ impl Problem {
         let params = self.params(tiles.len() as u32);
         let grid = paged_attention::grid(&params);
         Case::new(pool.prefill, self.name(), params, grid)
-            .for_head(self.head_dim)
             .attends(&inputs)
             .input(&tiles)
             .output(&self.y(), Check::Close(pool.tolerance))
@@ -627,15 +626,6 @@ impl Case {
             .input(&inputs.qkv)
             .input(&inputs.k_pool)
             .input(&inputs.v_pool)
-    }
-
-    /// As a plan dispatches the portable prefill kernels.
-    fn for_head(mut self, head_dim: u32) -> Self {
-        if self.kernel.matrices().is_none() {
-            let constants = paged_attention::prefill_constants(head_dim);
-            self.constants.extend(constants);
-        }
-        self
     }
 }
 
@@ -831,7 +821,6 @@ impl Flat {
         let inputs = self.problem.inputs(pool, self.values);
         let tiles = self.problem.tiles(&inputs.row_info, longest);
         let case = self.case(pool.prefill_flat, tiles.len() as u32, &inputs);
-        let case = case.for_head(self.problem.head_dim);
         self.with_integers(case.input(&tiles))
     }
 
