@@ -25,7 +25,7 @@ use std::ops::Range;
 /// Rows of one step, where a window is not longer.
 const STEP_ROWS: usize = 2048;
 /// Words of a Gram matrix on their way to the host at a time.
-const DRAINED_WORDS: u32 = 1 << 22;
+const DRAINED_WORDS: u32 = 1 << 20;
 /// Logits that are read at a time, or one row.
 const HEAD_LOGITS: usize = 1 << 22;
 /// Elements of a table in memory at a time, or one row.
@@ -132,8 +132,21 @@ pub(super) struct Beside<'a> {
     pub hidden: &'a [f32],
     /// Of its linear among its own.
     pub number: usize,
-    /// Is given all inputs before all debt.
-    pub on_rows: &'a mut dyn FnMut(Cross<'_>),
+}
+
+/// The matrices that [`Cross`] are rows of, on the device until they are given to [`Stage::free`].
+pub(super) struct CrossSums {
+    /// Of the float model's linear among its own.
+    number: usize,
+    /// Flat, of the model's linear.
+    features: u32,
+    /// Of the float model's linear.
+    in_features: u32,
+    inputs: BufferId,
+    /// With the hidden states of the float model and of the other.
+    hidden: Option<[BufferId; 2]>,
+    /// Buffers of the stage without them.
+    before: usize,
 }
 
 impl<'a> Stage<'a> {
@@ -539,13 +552,13 @@ impl<'a> Stage<'a> {
     }
 
     /// `XᵀX` over all samples, where X is what the linear with this label is given: its flat integers where the input is
-    /// static, else floats. And for such integers, hands out what they have to do with the float model beside this one.
+    /// static, else floats. And for such integers, what they have to do with the float model beside this one.
     pub async fn hessian(
         &mut self,
         label: &str,
         hidden: &[f32],
         beside: Option<Beside<'_>>,
-    ) -> Result<Hessian, QuantizeError> {
+    ) -> Result<(Hessian, Option<CrossSums>), QuantizeError> {
         let features = self.model.config.hidden_size as usize;
         let step_rows = self.samples.per_step() * self.rows_per_window();
         let found = self
@@ -560,10 +573,17 @@ impl<'a> Stage<'a> {
             true => padded(in_features),
             false => in_features,
         };
-        let len = self.shared().descs.len();
+        let before = self.shared().descs.len();
         let beside = beside.filter(|_| is_static && self.exact.is_some());
-        let buffers = GramBuffers::new(self, n, beside.as_ref().map(|beside| beside.number));
-        for at in len..self.shared().descs.len() {
+        let cross = beside
+            .as_ref()
+            .and_then(|beside| CrossSums::new(self, in_features, beside.number));
+        let kept = self.shared().descs.len();
+        let buffers = GramBuffers {
+            h: self.add_sums(n, n),
+            cross,
+        };
+        for at in before..self.shared().descs.len() {
             let desc = self.shared().descs[at].clone();
             self.executor.allocate(&desc).await?;
         }
@@ -596,27 +616,41 @@ impl<'a> Stage<'a> {
             self.executor.run(id)?;
         }
         self.drain(buffers.h, n, is_static, &mut total).await?;
-        if let Some((cross, beside)) = buffers.cross.zip(beside) {
-            self.read_cross(&cross, in_features, beside.on_rows).await?;
-        }
         for id in plans.into_values() {
             self.executor.release(id);
         }
-        self.executor.truncate(len);
-        self.shared().descs.truncate(len);
-        Ok(total)
+        self.truncate(kept);
+        Ok((total, buffers.cross))
     }
 
-    /// Hands out the first `features` rows of the matrices, a band at a time.
-    async fn read_cross(
+    /// Frees the matrices, and what was allocated after them.
+    pub fn free(&mut self, cross: CrossSums) {
+        self.truncate(cross.before);
+    }
+
+    fn truncate(&mut self, buffers: usize) {
+        self.executor.truncate(buffers);
+        self.shared().descs.truncate(buffers);
+    }
+
+    /// A matrix to sum up in.
+    fn add_sums(&mut self, rows: u32, columns: u32) -> BufferId {
+        let words = u64::from(rows) * u64::from(columns);
+        self.shared().add("calibration.gram", words)
+    }
+
+    /// Hands out the rows of the matrices, a band at a time, all of the inputs before those of the debt.
+    pub async fn read_cross(
         &mut self,
-        cross: &CrossBuffers,
-        features: u32,
-        on_rows: &mut dyn FnMut(Cross<'_>),
+        cross: &CrossSums,
+        mut on_rows: impl FnMut(Cross<'_>),
     ) -> Result<(), QuantizeError> {
-        for rows in bands(features, cross.columns) {
+        let features = cross.features;
+        for rows in bands(features, cross.in_features) {
             let first = rows.start as usize;
-            let values = self.read_rows(cross.inputs, cross.columns, rows).await?;
+            let values = self
+                .read_rows(cross.inputs, cross.in_features, rows)
+                .await?;
             on_rows(Cross::Inputs {
                 first,
                 values: &values,
@@ -733,7 +767,7 @@ impl<'a> Stage<'a> {
             plan.dispatch(label, &gram_cross::KERNEL, params, grid, &[z, x, out]);
         };
         if let Some((cross, x, exact)) = float {
-            between(x, cross.columns, cross.inputs);
+            between(x, cross.in_features, cross.inputs);
             if let Some([of_exact, of_model]) = cross.hidden {
                 let columns = self.model.config.hidden_size;
                 between(exact, columns, of_exact);
@@ -821,40 +855,30 @@ fn bands(rows: u32, columns: u32) -> impl Iterator<Item = Range<u32>> {
 /// Where the matrices of [`Stage::hessian`] are summed.
 struct GramBuffers {
     h: BufferId,
-    cross: Option<CrossBuffers>,
+    cross: Option<CrossSums>,
 }
 
-struct CrossBuffers {
-    /// Of the float model's linear among its own.
-    number: usize,
-    /// Inputs of that linear.
-    columns: u32,
-    inputs: BufferId,
-    /// With the hidden states of the float model and of the other.
-    hidden: Option<[BufferId; 2]>,
-}
-
-impl GramBuffers {
-    /// For a linear that is given `n` features, and for the one of the float model with this number.
-    fn new(stage: &mut Stage<'_>, n: u32, number: Option<usize>) -> Self {
+impl CrossSums {
+    /// For a linear with flat `features`, and for the one of the float model with this number.
+    fn new(stage: &mut Stage<'_>, features: u32, number: usize) -> Option<Self> {
+        let in_features = linear_at(stage.exact.as_ref()?, number).in_features;
         let hidden_size = stage.model.config.hidden_size;
-        let exact = number.zip(stage.exact.as_ref());
-        let float = exact.map(|(number, exact)| (number, linear_at(exact, number).in_features));
-        let shared = stage.shared();
-        let mut matrix = |columns: u32| {
-            let words = u64::from(n) * u64::from(columns);
-            shared.add("calibration.gram", words)
-        };
-        Self {
-            h: matrix(n),
-            cross: float.map(|(number, columns)| CrossBuffers {
-                number,
-                columns,
-                inputs: matrix(columns),
-                // The second and the last linear of a layer add to the hidden states.
-                hidden: (number % 2 == 1).then(|| [matrix(hidden_size), matrix(hidden_size)]),
+        let before = stage.shared().descs.len();
+        let rows = padded(features);
+        Some(Self {
+            number,
+            features,
+            in_features,
+            inputs: stage.add_sums(rows, in_features),
+            // The second and the last linear of a layer add to the hidden states.
+            hidden: (number % 2 == 1).then(|| {
+                [
+                    stage.add_sums(rows, hidden_size),
+                    stage.add_sums(rows, hidden_size),
+                ]
             }),
-        }
+            before,
+        })
     }
 }
 

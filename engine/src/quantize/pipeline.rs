@@ -10,7 +10,9 @@ use super::bit_width::{
     Candidate as SizedCandidate, Divergence, Histogram, Sensitivity, choose_by_limit,
     choose_by_share, choose_within,
 };
-use super::calibrate::{Beside, Cross, LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS};
+use super::calibrate::{
+    Beside, Cross, CrossSums, LayerPrefix, Samples, Side, Stage, TABLE_ELEMENTS,
+};
 use super::flatten::FlatMap;
 use super::gptq::{Factor, GptqConfig};
 use super::grid::{ClipSearch, Grid, GridConfig};
@@ -819,43 +821,29 @@ async fn with_hessians(
         let linears: Vec<&LinearPlan> = names.iter().map(|name| plan.linear(name)).collect();
         // Not needed again.
         let floats: Vec<Vec<f32>> = names.iter().map(|name| weights.take_weight(name)).collect();
-        let mut fits: Vec<RightHand> = Vec::new();
-        let mut on_rows = |rows: Cross<'_>| {
-            if fits.is_empty() {
-                let linears = linears.iter();
-                fits = linears
-                    .map(|l| {
-                        RightHand::new(l.flat_features() as usize, l.shape.out_features as usize)
-                    })
-                    .collect();
-            }
-            for (fit, w) in fits.iter_mut().zip(&floats) {
-                match rows {
-                    Cross::Inputs { first, values } => fit.add_inputs(first, values, w),
-                    Cross::Debt { first, values } => fit.add_debt(first, values),
-                }
-            }
-        };
         let beside = (!exact.is_empty()).then_some(Beside {
             hidden: exact,
             number: plan.group_of(&names[0]),
-            on_rows: &mut on_rows,
         });
-        let hessian = stage.hessian(&label, hidden, beside).await?;
+        let (hessian, cross) = stage.hessian(&label, hidden, beside).await?;
         let factor_with = |config: GptqConfig| {
             Factor::new(&hessian, config).map_err(|source| QuantizeError::Gptq {
                 linear: label.clone(),
                 source,
             })
         };
-        let flat_of = |(linear, w): (&&LinearPlan, Vec<f32>)| linear.flat_weights(&w);
-        let mut flats: Vec<Vec<f32>> = linears.iter().zip(floats).map(flat_of).collect();
-        if !fits.is_empty() {
-            let factor = factor_with(refit::FACTOR)?;
-            for ((linear, flat), fit) in linears.iter().zip(&mut flats).zip(fits) {
-                if let Some(input) = &linear.input {
-                    fit.refit(flat, input.scale, &factor);
+        let mut flats: Vec<Vec<f32>> = Vec::new();
+        match cross {
+            Some(cross) => {
+                let factor = factor_with(refit::FACTOR)?;
+                for (linear, w) in linears.iter().zip(floats) {
+                    flats.push(refitted(stage, &cross, linear, &w, &factor).await?);
                 }
+                stage.free(cross);
+            }
+            None => {
+                let flat_of = |(linear, w): (&&LinearPlan, Vec<f32>)| linear.flat_weights(&w);
+                flats.extend(linears.iter().zip(floats).map(flat_of));
             }
         }
         let factor = factor_with(gptq)?;
@@ -873,6 +861,37 @@ async fn with_hessians(
         all.extend(quantized);
     }
     Ok(all)
+}
+
+/// The flat weights of a linear with weights `w`, fitted to what its quantized inputs have to do with the float model: some outputs
+/// after others, so that memory holds no right-hand side of all.
+async fn refitted(
+    stage: &mut Stage<'_>,
+    cross: &CrossSums,
+    linear: &LinearPlan,
+    w: &[f32],
+    factor: &Factor,
+) -> Result<Vec<f32>, QuantizeError> {
+    let mut flat = linear.flat_weights(w);
+    let Some(input) = &linear.input else {
+        return Ok(flat);
+    };
+    let (features, in_features) = (factor.features(), linear.shape.in_features as usize);
+    let outputs = linear.shape.out_features as usize;
+    let blocks = flat.chunks_mut(features * refit::OUTPUTS);
+    let blocks = blocks.zip(w.chunks(in_features * refit::OUTPUTS));
+    for (at, (flat, w)) in blocks.enumerate() {
+        let first = at * refit::OUTPUTS;
+        let block = first..(first + refit::OUTPUTS).min(outputs);
+        let mut fit = RightHand::new(features, block);
+        let sum = |rows: Cross<'_>| match rows {
+            Cross::Inputs { first, values } => fit.add_inputs(first, values, w),
+            Cross::Debt { first, values } => fit.add_debt(first, values, outputs),
+        };
+        stage.read_cross(cross, sum).await?;
+        fit.refit(flat, input.scale, factor);
+    }
+    Ok(flat)
 }
 
 /// A linear rounded to nearest.

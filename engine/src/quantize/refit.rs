@@ -11,6 +11,7 @@
 use super::gptq::{Factor, GptqConfig, Order, SOLVED};
 use super::linalg::multiply_add;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// What holds V near W': GPTQ needs far less, to have a factor at all.
 pub const FACTOR: GptqConfig = GptqConfig {
@@ -20,30 +21,35 @@ pub const FACTOR: GptqConfig = GptqConfig {
 /// Of what the hidden states miss, the share that a linear is asked to give back.
 const DEBT_SHARE: f64 = 0.5;
 
-/// The right-hand side of a linear's fit, `ZᵀX Wᵀ + ZᵀD`, in units of the integers z that Z is made of. It is summed from bands of
-/// features, so that neither `zᵀX` nor `zᵀD` is ever in memory as a whole.
+/// Outputs whose right-hand sides are in memory together.
+pub const OUTPUTS: usize = 16 * SOLVED;
+
+/// The right-hand side of a fit of some of a linear's outputs, `ZᵀX Wᵀ + ZᵀD`, in units of the integers z that Z is made of. It is
+/// summed from bands of features, so that neither `zᵀX` nor `zᵀD` is ever in memory as a whole.
 pub struct RightHand {
     features: usize,
-    outputs: usize,
+    /// Of the linear's.
+    outputs: Range<usize>,
     /// [outputs / SOLVED, features, SOLVED]
     sums: Vec<f64>,
 }
 
 impl RightHand {
-    /// Zeros, for a linear with flat `features` and `outputs`.
-    pub fn new(features: usize, outputs: usize) -> Self {
+    /// Zeros, for some `outputs` of a linear with flat `features`.
+    pub fn new(features: usize, outputs: Range<usize>) -> Self {
+        let sums = vec![0.0; features * outputs.len().next_multiple_of(SOLVED)];
         Self {
             features,
             outputs,
-            sums: vec![0.0; features * outputs.next_multiple_of(SOLVED)],
+            sums,
         }
     }
 
     /// Adds the features from `first` on: `inputs` is rows of `zᵀX` [features, in_features] with the float model's inputs, `w` its
-    /// weights [outputs, in_features].
+    /// weights of these outputs, [outputs, in_features].
     pub fn add_inputs(&mut self, first: usize, inputs: &[f32], w: &[f32]) {
-        let in_features = w.len() / self.outputs;
-        let (outputs, features) = (self.outputs, self.features);
+        let (outputs, features) = (self.outputs.len(), self.features);
+        let in_features = w.len() / outputs;
         let chunks = self.sums.par_chunks_exact_mut(features * SOLVED);
         chunks.enumerate().for_each(|(chunk, sums)| {
             let mut columns = vec![0.0; in_features * SOLVED];
@@ -66,13 +72,14 @@ impl RightHand {
     }
 
     /// Adds the features from `first` on of what the linear is asked to give back: `debt` is rows of z [features, tokens] times
-    /// what the hidden states miss, [features, outputs].
-    pub fn add_debt(&mut self, first: usize, debt: &[f32]) {
-        let (outputs, features) = (self.outputs, self.features);
+    /// what the hidden states miss, [features, width], all outputs of the linear.
+    pub fn add_debt(&mut self, first: usize, debt: &[f32], width: usize) {
+        let (outputs, features) = (self.outputs.clone(), self.features);
         let chunks = self.sums.par_chunks_exact_mut(features * SOLVED);
         chunks.enumerate().for_each(|(chunk, sums)| {
             let sums = sums[first * SOLVED..].chunks_exact_mut(SOLVED);
-            for (sums, debt) in sums.zip(debt.chunks_exact(outputs)) {
+            for (sums, debt) in sums.zip(debt.chunks_exact(width)) {
+                let debt = &debt[outputs.clone()];
                 for (sum, debt) in sums.iter_mut().zip(&debt[chunk * SOLVED..]) {
                     *sum += DEBT_SHARE * f64::from(*debt);
                 }
@@ -80,7 +87,7 @@ impl RightHand {
         });
     }
 
-    /// Refits `flat` [outputs, features], W' above, in place. Each of the integers z is worth `scale`, and `factor` is that of
+    /// Refits `flat` [outputs, features], W' of these outputs, in place. Each of the integers z is worth `scale`, and `factor` is that of
     /// `zᵀz`: its damping is λ, in units of z.
     pub fn refit(mut self, flat: &mut [f32], scale: f32, factor: &Factor) {
         let features = self.features;
