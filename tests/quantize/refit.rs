@@ -112,10 +112,24 @@ fn a_refit_takes_error_away_and_leaves_exact_inputs_alone() {
         // In two bands.
         let inputs = cross(&z, x, features);
         let (some, rest) = inputs.split_at(5 * features);
-        let mut fit = RightHand::new(features, outputs);
-        fit.add_inputs(0, some, &w);
-        fit.add_inputs(5, rest, &w);
-        fit.refit(&mut v, scale, &factor);
+        // Of the outputs, those that are solved together after others; debt is asked of all.
+        let debt = Rng::new(6).floats(features * outputs, 1e-3);
+        let mut whole = v.clone();
+        for (v, ends) in [
+            (&mut whole, &[0, outputs][..]),
+            (&mut v, &[0, SOLVED, outputs]),
+        ] {
+            for ends in ends.windows(2) {
+                let rows = ends[0] * features..ends[1] * features;
+                let mut fit = RightHand::new(features, ends[0]..ends[1]);
+                fit.add_inputs(0, some, &w[rows.clone()]);
+                fit.add_inputs(5, rest, &w[rows.clone()]);
+                fit.add_debt(0, &debt[..3 * outputs], outputs);
+                fit.add_debt(3, &debt[3 * outputs..], outputs);
+                fit.refit(&mut v[rows], scale, &factor);
+            }
+        }
+        assert_eq!(v, whole);
         let (before, after) = (missing(x, &w), missing(x, &v));
         if much {
             assert!(after < 0.02 * before, "{after} of {before}");

@@ -7,13 +7,14 @@ use crate::console::Console;
 use crate::exit::{CliError, usage};
 use crate::load;
 use crate::rows::{Column, Field, Rows};
-use against_cuda::{Peer, Ruler};
+use against_cuda::Peer;
 use anyhow::Result;
 use plateau::exec::{AdapterInfo, DeviceChoice, DeviceError, Executor};
 use plateau::ops::kernel_choices;
 use plateau::plan::{Dispatch, Grid, Plan};
 use plateau_shaders::{Constant, KERNELS, Kernel};
 use plateau_tests::cases::Large;
+use plateau_tests::cuda::ruler::Ruler;
 use plateau_tests::peaks::Peak;
 use plateau_tests::timing::{Order, Timer, Times};
 use plateau_tests::{Case, cases, rng, run};
@@ -380,7 +381,7 @@ impl Session<'_> {
             rows: Rows::new(self.args.output, perf_columns(peer.is_some())),
             tally: Tally::default(),
             ruler: match peer {
-                Some(peer) => Some(Ruler::open(peer)?),
+                Some(peer) => Some(peer.ruler()?),
                 None => None,
             },
         };

@@ -9,6 +9,7 @@ pub mod faults;
 pub mod matmul;
 pub mod models;
 mod parity;
+pub mod ruler;
 
 pub use parity::{Agreed, Tally, check};
 

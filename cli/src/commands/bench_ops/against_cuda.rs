@@ -6,18 +6,16 @@ use crate::exit::CliError;
 use crate::rows::{Column, Rows};
 use anyhow::Result;
 use plateau::exec::{Executor, KernelChoice, KernelChoices, open_with};
-use plateau_shaders::Kernel;
-use plateau_shaders::linear::integer;
 use plateau_tests::cases::Large;
 use plateau_tests::compare::Deviation;
 use plateau_tests::cuda::faults::plant_all;
-use plateau_tests::cuda::matmul::{Format, Library};
+use plateau_tests::cuda::matmul::Library;
 use plateau_tests::cuda::models::{self, Report, Subject};
+use plateau_tests::cuda::ruler::Ruler;
 use plateau_tests::cuda::{Cuda, CudaError, Tally, check};
 use plateau_tests::timing::Times;
 use plateau_tests::{Case, cases, run};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Seeds of a test of everything.
@@ -46,6 +44,10 @@ impl Peer {
             self.cuda.name()
         ));
         self.library(console).map(drop)
+    }
+
+    pub(super) fn ruler(&self) -> Result<Ruler<'_>> {
+        Ok(Ruler::open(&self.cuda)?)
     }
 
     fn library(&self, console: &Console) -> Result<Option<Library<'_>>> {
@@ -296,77 +298,29 @@ impl Session<'_> {
     }
 }
 
-/// cuBLASLt on the shapes that our kernels are timed on, and a copy.
-pub struct Ruler<'a> {
-    cuda: &'a Cuda,
-    library: Library<'a>,
-    copy_ns: Option<f64>,
-    /// Of the present shape.
-    products: BTreeMap<Format, f64>,
-}
-
-impl<'a> Ruler<'a> {
-    pub fn open(peer: &'a Peer) -> Result<Self> {
-        Ok(Self {
-            cuda: &peer.cuda,
-            library: Library::open(&peer.cuda)?,
-            copy_ns: None,
-            products: BTreeMap::new(),
-        })
-    }
-
-    pub fn forget_products(&mut self) {
-        self.products.clear();
-    }
-
-    /// What CUDA takes for what `kernel` does now: INT8 for integers, FP16 for floats.
-    pub fn ns(&self, kernel: &Kernel) -> Option<f64> {
-        if kernel.name == COPY {
-            return self.copy_ns;
-        }
-        let is_integer = kernel.params_bytes == size_of::<integer::Params>();
-        let format = if is_integer {
-            Format::Int8
-        } else {
-            Format::F16
-        };
-        self.products.get(&format).copied()
-    }
-}
-
-const COPY: &str = "peak_copy";
-
 impl Perf<'_> {
     /// A copy of as many words as `case` copies.
     pub(super) fn time_copy(&mut self, case: &Case) -> Result<()> {
         let Some(ruler) = &mut self.ruler else {
             return Ok(());
         };
-        let times = ruler.cuda.time_copy(case.buffers[0].len())?;
-        ruler.copy_ns = Some(times.median_ns());
+        let times = ruler.time_copy(case.buffers[0].len())?;
         self.print_times(["CUDA copy", &case.name], &times, case.bytes(), 0)
     }
 
     /// The library's products of this shape.
     pub(super) fn time_products(&mut self, large: Large) -> Result<()> {
-        let [rows, in_features, out_features] =
-            [large.rows, large.in_features, large.out_features].map(|n| n as usize);
+        let Some(ruler) = &mut self.ruler else {
+            return Ok(());
+        };
+        let Large {
+            rows,
+            in_features,
+            out_features,
+        } = large;
         let name = format!("rows={rows} in={in_features} out={out_features}");
-        for format in [Format::Int8, Format::F16] {
-            let Some(ruler) = &mut self.ruler else {
-                return Ok(());
-            };
-            let times = ruler
-                .library
-                .time(format, [rows, in_features, out_features])?;
-            ruler.products.insert(format, times.median_ns());
-            let (factor_bytes, sum_bytes) = match format {
-                Format::Int8 => (1, 4),
-                Format::F16 => (2, 2),
-            };
-            let factors = (rows + out_features) * in_features;
-            let bytes = factor_bytes * factors + sum_bytes * rows * out_features;
-            self.print_times([format.name(), &name], &times, bytes as u64, large.ops())?;
+        for (format, times, bytes) in ruler.time_products(large)? {
+            self.print_times([format.name(), &name], &times, bytes, large.ops())?;
         }
         Ok(())
     }
