@@ -39,15 +39,7 @@ KERNEL(relu_flat) {
   const u32 words = flat_words(p.flat_features);
   for (u64 n = first(); n < (u64)p.rows * words; n += step()) {
     const float* row = x + n / words * p.features;
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        const float value = relu_of(row[flat_source(map, p.features, c)]);
-        values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, value);
-      }
-    }
-    x_q[n] = packed(values);
+    x_q[n] = flat_word(p, map, n % words, [&](u32 source) { return relu_of(row[source]); });
   }
 }
 
@@ -59,15 +51,6 @@ KERNEL(silu_mul_flat) {
   const u32 words = flat_words(p.flat_features);
   for (u64 n = first(); n < (u64)p.rows * words; n += step()) {
     const float* row = x + n / words * 2 * p.features;
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        const u32 source = flat_source(map, p.features, c);
-        const float value = silu_mul_of(row[source], row[p.features + source]);
-        values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, value);
-      }
-    }
-    x_q[n] = packed(values);
+    x_q[n] = flat_word(p, map, n % words, [&](u32 source) { return silu_mul_of(row[source], row[p.features + source]); });
   }
 }

@@ -351,17 +351,12 @@ KERNEL(attention_merge_flat) {
   const AttentionParams& a = p.attention;
   const u32* map = binding<u32>(call, 3);
   u32* x_q = binding<u32>(call, 4);
-  const u32 slots = slots_of(a, call.words[1]), words = flat_words(p.flat_features), features = a.heads * a.head_dim;
+  const u32 slots = slots_of(a, call.words[1]), words = flat_words(p.flat_features);
+  const FlattenParams flattening = {a.count, a.heads * a.head_dim, p.flat_features, p.q_max, p.inv_scale};
   for (u64 n = first(); n < (u64)a.count * words; n += step()) {
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        const u32 source = flat_source(map, features, c);
-        const float y = merged(a, binding<Row>(call, 1), binding<float>(call, 2), slots, n / words, source / a.head_dim, source % a.head_dim);
-        values[lane] = flat_part(map, features, p.q_max, p.inv_scale, c, y);
-      }
-    }
-    x_q[n] = packed(values);
+    const auto value_of = [&](u32 source) {
+      return merged(a, binding<Row>(call, 1), binding<float>(call, 2), slots, n / words, source / a.head_dim, source % a.head_dim);
+    };
+    x_q[n] = flat_word(flattening, map, n % words, value_of);
   }
 }

@@ -26,6 +26,20 @@ FUNCTION int flat_part(const u32* map, u32 features, u32 q_max, float inv_scale,
   return q < 0 ? -left : left;
 }
 
+// A word of a row of flat integers, where `value_of(source)` is the row's value of a channel.
+template <typename ValueOf>
+FUNCTION u32 flat_word(const FlattenParams& p, const u32* map, u64 word, ValueOf value_of) {
+  int values[4] = {0, 0, 0, 0};
+  for (u32 lane = 0; lane < 4; lane += 1) {
+    const u32 c = (u32)word * 4 + lane;
+    if (c < p.flat_features) {
+      const float value = value_of(flat_source(map, p.features, c));
+      values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, value);
+    }
+  }
+  return packed(values);
+}
+
 KERNEL(flatten_quantize) {
   const auto p = params_of<FlattenParams>(call);
   const float* x = binding<float>(call, 1);
@@ -34,13 +48,6 @@ KERNEL(flatten_quantize) {
   const u32 words = flat_words(p.flat_features);
   for (u64 n = first(); n < (u64)p.rows * words; n += step()) {
     const float* row = x + n / words * p.features;
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, row[flat_source(map, p.features, c)]);
-      }
-    }
-    x_q[n] = packed(values);
+    x_q[n] = flat_word(p, map, n % words, [&](u32 source) { return row[source]; });
   }
 }

@@ -47,19 +47,15 @@ FUNCTION void norm_gate_up(const Call& call) {
   const u32* map = binding<u32>(call, 6);
   u32* x_q = binding<u32>(call, 7);
   const u32 features = p.out_features / 2;
+  const FlattenParams flattening = {1, features, p.flat_features, p.q_max, p.inv_scale};
   for (u64 word = first(); word < flat_words(p.flat_features); word += step()) {
     const double inverse = inverse_rms(binding<float>(call, 1), p.in_features, p.eps);
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)word * 4 + lane;
-      if (c < p.flat_features) {
-        const u32 source = flat_source(map, features, c);
-        const float gate = linear_of_norm<IS_INT4>(call, p, inverse, source);
-        const float up = linear_of_norm<IS_INT4>(call, p, inverse, features + source);
-        values[lane] = flat_part(map, features, p.q_max, p.inv_scale, c, silu_mul_of(gate, up));
-      }
-    }
-    x_q[word] = packed(values);
+    const auto value_of = [&](u32 source) {
+      const float gate = linear_of_norm<IS_INT4>(call, p, inverse, source);
+      const float up = linear_of_norm<IS_INT4>(call, p, inverse, features + source);
+      return silu_mul_of(gate, up);
+    };
+    x_q[word] = flat_word(flattening, map, word, value_of);
   }
 }
 

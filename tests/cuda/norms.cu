@@ -10,6 +10,10 @@ struct FlatNormParams {
   float eps;
   u32 flat_features, q_max;
   float inv_scale;
+
+  METHOD FlattenParams flattening() const {
+    return FlattenParams{rows, features, flat_features, q_max, inv_scale};
+  }
 };
 
 // 1 / sqrt(mean(x^2) + eps)
@@ -85,16 +89,8 @@ KERNEL(rms_norm_flat) {
   for (u64 n = first(); n < (u64)p.rows * words; n += step()) {
     const float* row = x + n / words * p.features;
     const double inverse = inverse_rms(row, p.features, p.eps);
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        const u32 source = flat_source(map, p.features, c);
-        const float value = rms_normed(inverse, row[source], weight[source]);
-        values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, value);
-      }
-    }
-    x_q[n] = packed(values);
+    const auto value_of = [&](u32 source) { return rms_normed(inverse, row[source], weight[source]); };
+    x_q[n] = flat_word(p.flattening(), map, n % words, value_of);
   }
 }
 
@@ -108,16 +104,8 @@ KERNEL(layer_norm_flat) {
   for (u64 n = first(); n < (u64)p.rows * words; n += step()) {
     const float* row = x + n / words * p.features;
     const Moments m = moments(row, p.features, p.eps);
-    int values[4] = {0, 0, 0, 0};
-    for (u32 lane = 0; lane < 4; lane += 1) {
-      const u32 c = (u32)(n % words) * 4 + lane;
-      if (c < p.flat_features) {
-        const u32 source = flat_source(map, p.features, c);
-        const float value = layer_normed(m, row[source], affine, p.features, source);
-        values[lane] = flat_part(map, p.features, p.q_max, p.inv_scale, c, value);
-      }
-    }
-    x_q[n] = packed(values);
+    const auto value_of = [&](u32 source) { return layer_normed(m, row[source], affine, p.features, source); };
+    x_q[n] = flat_word(p.flattening(), map, n % words, value_of);
   }
 }
 
