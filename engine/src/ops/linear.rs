@@ -4,7 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
-use plateau_shaders::linear::integer::Division;
+use plateau_shaders::linear::integer::{Division, FewRows};
 use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
@@ -451,6 +451,23 @@ fn dispatch(
                 accumulate,
             };
             let matrices = plan.features.matrices;
+            let mut constants = Vec::new();
+            if bits == Bits::Int4 && group_size > 0 {
+                constants.push(("GROUP_SIZE", group_size));
+            }
+            let bindings = [x, x_scale, range.w, range.aux, y];
+            if matrices == Some(Matrices::Int8) && FEW_ROWS.contains(&rows) {
+                let kernel = match bits {
+                    Bits::Int8 => &kernels::gemm_i8_coop16_int8_few::KERNEL,
+                    Bits::Int4 => &kernels::gemm_i4_coop16_int8_few::KERNEL,
+                };
+                let division = FewRows::of(&params);
+                let grid = Grid::Fixed(division.grid(&params));
+                let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
+                constants.extend(division.constants());
+                dispatch.constants = constants;
+                return;
+            }
             let steps = linear.format.row_words(linear.in_features) / 4;
             let division = Division::of(rows, steps);
             let by_subgroup = plan.features.subgroups.then_some(division);
@@ -476,11 +493,8 @@ fn dispatch(
                 }
                 (Bits::Int4, false, _) => gemm_i4(matrices, &params),
             };
-            let bindings = [x, x_scale, range.w, range.aux, y];
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
-            if bits == Bits::Int4 && group_size > 0 {
-                dispatch.constants.push(("GROUP_SIZE", group_size));
-            }
+            dispatch.constants = constants;
             if let (true, Some(division)) = (few, by_subgroup) {
                 dispatch.constants.extend(division.constants());
             }
@@ -491,6 +505,9 @@ fn dispatch(
 /// Up to so many rows, linears of integers run as matrix-vector products by subgroups, on what is no software driver: their weights are read
 /// once for eight rows, and GEMMs have few workgroups for few rows.
 const GEMV_ROWS_BY_SUBGROUP: u32 = 32;
+
+/// So many rows run as GEMMs of few rows, where there are INT8 matrices: measured on an H200.
+const FEW_ROWS: std::ops::RangeInclusive<u32> = 2..=64;
 
 type Choice = (&'static Kernel, [u32; 3]);
 

@@ -33,9 +33,9 @@ fn load_x(row: u32, vec: u32) -> vec4<u32> {
   return select(vec4<u32>(), x_q[at], vec < row_vecs);
 }
 
-// Sixteen features of an output. Past the end they are those of another one: either x is zero there, or nothing is stored.
-fn load_w(out: u32, vec: u32) -> StoredWeights {
-  return load_stored(min(out, params.out_features - 1u), min(vec, params.in_words / 4u - 1u));
+// 32 features of an output. Past the end they are those of another one: either x is zero there, or nothing is stored.
+fn load_w(out: u32, piece: u32) -> StoredWeights {
+  return load_stored(min(out, params.out_features - 1u), min(piece, params.in_words / 8u - 1u));
 }
 
 // Stores a word of `sums`: word `i` of matrix (row_frag, out_frag) of the block that the invocation looks after. Blocks that were not

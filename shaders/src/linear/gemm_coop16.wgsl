@@ -13,8 +13,9 @@ const STEP_QUADS: u32 = 4u * STEP_VECS;
 const STRIDE: u32 = STEP_QUADS + 2u;
 // Quads that one multiply-add takes.
 const FRAG_QUADS: u32 = 4u;
-// Rows that the workgroup loads at once.
+// Rows of x that the workgroup loads at once; of all outputs each invocation loads 32 features.
 const LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
+const STEP_PIECES: u32 = STEP_VECS / 2u;
 const FRAGS_DOWN: u32 = BLOCK_ROWS / FRAG;
 const FRAGS: u32 = FRAGS_DOWN * BLOCK_OUTS / FRAG;
 
@@ -60,7 +61,10 @@ fn run(first_row: u32, first_out: u32, place: Place) {
   let load_row = place.invocation / STEP_VECS;
   let to = load_row * STRIDE + load_vec * 4u;
   let row = first_row + load_row;
-  let out = first_out + load_row;
+  let load_piece = place.invocation % STEP_PIECES;
+  let load_out = place.invocation / STEP_PIECES;
+  let w_to = load_out * STRIDE + load_piece * 8u;
+  let out = first_out + load_out;
   for (var round = 0u; round < BLOCKS; round += place.num_subgroups) {
     let block = (round + place.subgroup) % BLOCKS;
     let x_at = block / BLOCKS_ACROSS * BLOCK_ROWS * STRIDE;
@@ -69,8 +73,7 @@ fn run(first_row: u32, first_out: u32, place: Place) {
     // Each step's tiles are on their way while those before are multiplied.
     var x_0 = load_x(row, load_vec);
     var x_1 = load_x(row + LOAD_ROWS, load_vec);
-    var w_0 = load_w(out, load_vec);
-    var w_1 = load_w(out + LOAD_ROWS, load_vec);
+    var w_next = load_w(out, load_piece);
     for (var first = 0u; first < steps; first += part_steps) {
       var acc00 = FragSum();
       var acc10 = FragSum();
@@ -83,16 +86,17 @@ fn run(first_row: u32, first_out: u32, place: Place) {
       let end = min(first + part_steps, steps);
       for (var step = first; step < end; step += 1u) {
         let vec = step * STEP_VECS + load_vec;
+        let piece = step * STEP_PIECES + load_piece;
         workgroupBarrier();   // the tiles of the last step were read
         stage_x(to, x_0);
         stage_x(to + LOAD_ROWS * STRIDE, x_1);
-        stage_w(to, weights_of(w_0, vec));
-        stage_w(to + LOAD_ROWS * STRIDE, weights_of(w_1, vec));
+        let weights = weights_of(w_next, piece);
+        stage_w(w_to, weights.first);
+        stage_w(w_to + 4u, weights.second);
         workgroupBarrier();
         x_0 = load_x(row, vec + STEP_VECS);
         x_1 = load_x(row + LOAD_ROWS, vec + STEP_VECS);
-        w_0 = load_w(out, vec + STEP_VECS);
-        w_1 = load_w(out + LOAD_ROWS, vec + STEP_VECS);
+        w_next = load_w(out, piece + STEP_PIECES);
         // Four times the same, written out: compilers keep the matrices in registers then.
         {
           let x0 = coopLoadT<FragX>(&x_tile[x_at], STRIDE);

@@ -12,11 +12,18 @@ const STEP_VECS: u32 = 8u;
 const STRIDE: u32 = STEP_VECS + 1u;
 // vec4s that one multiply-add takes.
 const FRAG_VECS: u32 = 2u;
-// Rows that the workgroup loads at once.
+// Rows of x that the workgroup loads at once, and outputs, of which an invocation loads 32 features.
 const LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
+const STEP_PIECES: u32 = STEP_VECS / 2u;
+const LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
 
 var<workgroup> x_tile: array<vec4<f32>, TILE * STRIDE>;
 var<workgroup> w_tile: array<vec4<f32>, TILE * STRIDE>;
+
+fn stage_piece(to: u32, weights: Weights) {
+  w_tile[to] = bitcast<vec4<f32>>(weights.first);
+  w_tile[to + 1u] = bitcast<vec4<f32>>(weights.second);
+}
 
 fn store_fragment(place: Place, round: u32, first_row: u32, first_out: u32, acc: FragSum) {
   workgroupBarrier();
@@ -36,7 +43,10 @@ fn run(first_row: u32, first_out: u32, place: Place) {
   let load_row = place.invocation / STEP_VECS;
   let to = load_row * STRIDE + load_vec;
   let row = first_row + load_row;
-  let out = first_out + load_row;
+  let load_piece = place.invocation % STEP_PIECES;
+  let load_out = place.invocation / STEP_PIECES;
+  let w_to = load_out * STRIDE + 2u * load_piece;
+  let out = first_out + load_out;
   for (var round = 0u; round < BLOCKS; round += place.num_subgroups) {
     let block = (round + place.subgroup) % BLOCKS;
     let block_x = block / BLOCKS_ACROSS * BLOCK_ROWS * STRIDE;
@@ -53,30 +63,25 @@ fn run(first_row: u32, first_out: u32, place: Place) {
     var next_x1 = load_x(row + 1u * LOAD_ROWS, load_vec);
     var next_x2 = load_x(row + 2u * LOAD_ROWS, load_vec);
     var next_x3 = load_x(row + 3u * LOAD_ROWS, load_vec);
-    var next_w0 = load_w(out + 0u * LOAD_ROWS, load_vec);
-    var next_w1 = load_w(out + 1u * LOAD_ROWS, load_vec);
-    var next_w2 = load_w(out + 2u * LOAD_ROWS, load_vec);
-    var next_w3 = load_w(out + 3u * LOAD_ROWS, load_vec);
+    var next_w0 = load_w(out, load_piece);
+    var next_w1 = load_w(out + LOAD_OUTS, load_piece);
     for (var step = 0u; step < steps; step += 1u) {
       let vec = step * STEP_VECS + load_vec;
+      let piece = step * STEP_PIECES + load_piece;
       workgroupBarrier();   // the tiles of the last step were read
       x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x0);
       x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x1);
       x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x2);
       x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x3);
-      w_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(weights_of(next_w0, vec));
-      w_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(weights_of(next_w1, vec));
-      w_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(weights_of(next_w2, vec));
-      w_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(weights_of(next_w3, vec));
+      stage_piece(w_to, weights_of(next_w0, piece));
+      stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(next_w1, piece));
       workgroupBarrier();
       next_x0 = load_x(row + 0u * LOAD_ROWS, vec + STEP_VECS);
       next_x1 = load_x(row + 1u * LOAD_ROWS, vec + STEP_VECS);
       next_x2 = load_x(row + 2u * LOAD_ROWS, vec + STEP_VECS);
       next_x3 = load_x(row + 3u * LOAD_ROWS, vec + STEP_VECS);
-      next_w0 = load_w(out + 0u * LOAD_ROWS, vec + STEP_VECS);
-      next_w1 = load_w(out + 1u * LOAD_ROWS, vec + STEP_VECS);
-      next_w2 = load_w(out + 2u * LOAD_ROWS, vec + STEP_VECS);
-      next_w3 = load_w(out + 3u * LOAD_ROWS, vec + STEP_VECS);
+      next_w0 = load_w(out, piece + STEP_PIECES);
+      next_w1 = load_w(out + LOAD_OUTS, piece + STEP_PIECES);
       for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
         let x_at = block_x + k;
         let w_at = block_w + k;

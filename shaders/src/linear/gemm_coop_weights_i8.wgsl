@@ -1,12 +1,20 @@
-// Weights of the INT8 GEMMs on cooperative matrices, sixteen features at a time: gemm_i8.wgsl has the shapes.
+// Weights of the INT8 GEMMs on cooperative matrices, 32 features at a time: gemm_i8.wgsl has the shapes.
 
 @group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
 
-// Sixteen features as they are stored.
-alias StoredWeights = vec4<u32>;
+// 32 features as i8.
+struct Weights {
+  first: vec4<u32>,
+  second: vec4<u32>,
+}
 
-fn load_stored(out: u32, vec: u32) -> StoredWeights {
-  return w[out * (params.in_words / 4u) + vec];
+// They are stored so.
+alias StoredWeights = Weights;
+
+// Piece `piece` of 32 features of an output.
+fn load_stored(out: u32, piece: u32) -> StoredWeights {
+  let at = out * (params.in_words / 4u) + 2u * piece;
+  return StoredWeights(w[at], w[at + 1u]);
 }
 
 // Features whose products, of at most 127 * 128, add up to 2^24 at most.
@@ -14,7 +22,6 @@ fn max_part_features() -> u32 {
   return 1024u;
 }
 
-// Four words of i8.
-fn weights_of(stored: StoredWeights, vec: u32) -> vec4<u32> {
+fn weights_of(stored: StoredWeights, piece: u32) -> Weights {
   return stored;
 }

@@ -109,6 +109,42 @@ pub fn coop_grid(params: &Params) -> [u32; 3] {
     ]
 }
 
+/// How the GEMMs of few rows on cooperative matrices divide their work: the values of the overrides of gemm_coop16_int8_few.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FewRows {
+    /// Sixteens of rows of a workgroup: 1 or 2.
+    pub row_frags: u32,
+    /// Blocks of 32 outputs of a workgroup: 1 or 2.
+    pub out_blocks: u32,
+}
+
+impl FewRows {
+    pub const fn of(params: &Params) -> Self {
+        /// Outputs from which on there are workgroups enough, where each has two blocks of them.
+        const MANY: u32 = 8192;
+        Self {
+            row_frags: if params.rows > 16 { 2 } else { 1 },
+            out_blocks: if params.out_features >= MANY { 2 } else { 1 },
+        }
+    }
+
+    pub const fn constants(self) -> [Constant; 2] {
+        [
+            ("ROW_FRAGS", self.row_frags),
+            ("OUT_BLOCKS", self.out_blocks),
+        ]
+    }
+
+    /// Workgroups in x, y, z.
+    pub fn grid(self, params: &Params) -> [u32; 3] {
+        [
+            div_ceil(params.rows, 16 * self.row_frags),
+            div_ceil(params.out_features, 32 * self.out_blocks),
+            1,
+        ]
+    }
+}
+
 /// How the weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {

@@ -5,11 +5,11 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::{Division, Params, coop_grid};
+use plateau_shaders::linear::integer::{Division, FewRows, Params, coop_grid};
 use plateau_shaders::linear::{
-    gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8, gemm_i8_coop16, gemm_i8_coop16_int8,
-    gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4, norm_gate_up_i8,
-    norm_gemv_i4, norm_gemv_i8, norm_input,
+    gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8, gemm_i8_coop16,
+    gemm_i8_coop16_int8, gemm_i8_coop16_int8_few, gemv_i4, gemv_i4_subgroup, gemv_i8,
+    gemv_i8_subgroup, norm_gate_up_i4, norm_gate_up_i8, norm_gemv_i4, norm_gemv_i8, norm_input,
 };
 use plateau_shaders::quantize::flatten_quantize::extra;
 use plateau_shaders::{Kernel, pack, padded};
@@ -217,6 +217,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(kernel, gemm_i8_coop16::grid, 127, linear, raw));
             let kernel = &gemm_i8_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i8_coop16_int8::grid, 127, linear, raw));
+            let kernel = &gemm_i8_coop16_int8_few::KERNEL;
+            cases.extend(few_rows(kernel, 127, linear, raw));
         }
     }
     let grouped_and_many = many_features().map(|linear| Linear {
@@ -236,6 +238,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(kernel, gemm_i4_coop16::grid, 7, linear, raw));
             let kernel = &gemm_i4_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i4_coop16_int8::grid, 7, linear, raw));
+            let kernel = &gemm_i4_coop16_int8_few::KERNEL;
+            cases.extend(few_rows(kernel, 7, linear, raw));
         }
     }
     for linear in [linears(), grouped()].concat() {
@@ -283,6 +287,33 @@ fn divided(
     let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
     let params = bytemuck::pod_read_unaligned(&case.params);
     case.grid = division.grid(&params);
+    for (name, value) in division.constants() {
+        case.name += &format!(" {name}={value}");
+        case = case.constant(name, value);
+    }
+    case
+}
+
+/// As many rows a workgroup as can be, and as few; with one block of outputs, and two.
+fn few_rows(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -> [Case; 4] {
+    [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(row_frags, out_blocks)| {
+        let division = FewRows {
+            row_frags,
+            out_blocks,
+        };
+        of_few_rows(kernel, w_max, linear, raw, division)
+    })
+}
+
+fn of_few_rows(
+    kernel: &'static Kernel,
+    w_max: i32,
+    linear: Linear,
+    raw: bool,
+    division: FewRows,
+) -> Case {
+    let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
+    case.grid = division.grid(&bytemuck::pod_read_unaligned(&case.params));
     for (name, value) in division.constants() {
         case.name += &format!(" {name}={value}");
         case = case.constant(name, value);
@@ -551,14 +582,42 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
     } else {
         let coop16 = (&gemm_i8_coop16::KERNEL, &gemm_i4_coop16::KERNEL);
         let coop16_int8 = (&gemm_i8_coop16_int8::KERNEL, &gemm_i4_coop16_int8::KERNEL);
-        vec![
+        let grouped = Linear {
+            group_size: 32,
+            ..linear
+        };
+        let mut cases = vec![
             case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),
             case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, false),
             case(coop16.0, coop_grid, 127, linear, false),
             case(coop16.1, coop_grid, 7, linear, false),
             case(coop16_int8.0, coop_grid, 127, linear, false),
             case(coop16_int8.1, coop_grid, 7, linear, false),
-        ]
+            case(coop16_int8.1, coop_grid, 7, grouped, false),
+        ];
+        if rows <= 64 {
+            let division = |steps| Division::of(rows, steps);
+            let eights = division(padded(in_features) / 16);
+            let fours = division(padded(in_features) / 32);
+            cases.extend([
+                divided(&gemv_i8_subgroup::KERNEL, 127, linear, false, eights),
+                divided(&gemv_i4_subgroup::KERNEL, 7, grouped, false, fours),
+            ]);
+            let row_frags = rows.div_ceil(16).min(2);
+            for out_blocks in [1, 2] {
+                let division = FewRows {
+                    row_frags,
+                    out_blocks,
+                };
+                let (i8, i4) = (
+                    &gemm_i8_coop16_int8_few::KERNEL,
+                    &gemm_i4_coop16_int8_few::KERNEL,
+                );
+                cases.push(of_few_rows(i8, 127, linear, false, division));
+                cases.push(of_few_rows(i4, 7, grouped, false, division));
+            }
+        }
+        cases
     }
 }
 

@@ -35,11 +35,17 @@ pub struct Large {
 
 impl Large {
     /// For a token, for a batch of few, for a prompt; and the square that others publish.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 13] = [
         Self::new(1, 4096, 4096),
         Self::new(1, 4096, 14336),
         Self::new(1, 14336, 4096),
         Self::new(8, 4096, 4096),
+        Self::new(8, 4096, 14336),
+        Self::new(8, 14336, 4096),
+        Self::new(32, 4096, 4096),
+        Self::new(32, 4096, 14336),
+        Self::new(32, 14336, 4096),
+        Self::new(64, 4096, 4096),
         Self::new(512, 4096, 4096),
         Self::new(512, 4096, 14336),
         Self::new(4096, 4096, 4096),
@@ -74,7 +80,7 @@ impl Large {
         let cases = self.plain().into_iter().map(|case| {
             let same = |small: &Case| small.kernel.name == case.kernel.name;
             match small.iter().position(same) {
-                Some(i) => case.repeating(small.swap_remove(i)),
+                Some(i) => case.repeating(small.remove(i)),
                 None => case,
             }
         });

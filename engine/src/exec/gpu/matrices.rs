@@ -8,9 +8,10 @@ use super::GpuExecutor;
 use crate::exec::DeviceError;
 use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
-use plateau_shaders::linear::integer::{self, Params};
+use plateau_shaders::linear::integer::{self, FewRows, Params};
 use plateau_shaders::linear::{
-    gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i8_coop16, gemm_i8_coop16_int8,
+    gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop16,
+    gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
 };
 use plateau_shaders::{Access, Buffer, Call, Constant, Kernel, Matrices};
 use wgpu::{CooperativeScalarType, Features};
@@ -122,22 +123,25 @@ pub(super) async fn self_test(
     };
     let mut plan = Plan::default();
     let mut tests = Vec::new();
-    for (kernel, constants) in [(i8, vec![RAW]), (i4, vec![RAW, ("GROUP_SIZE", 32)])] {
-        // Several workgroups with odd ends; then sums far beyond 2^24.
-        tests.push(Test::new(
-            &mut plan,
-            kernel,
-            constants.clone(),
-            [150, 2080, 140],
-            false,
-        ));
-        tests.push(Test::new(
-            &mut plan,
-            kernel,
-            constants,
-            [17, 5152, 20],
-            true,
-        ));
+    // Several workgroups with odd ends; then sums far beyond 2^24.
+    let shapes = [([150, 2080, 140], false), ([17, 5152, 20], true)];
+    for (shape, large) in shapes {
+        tests.push(Test::new(&mut plan, i8, None, shape, large));
+        tests.push(Test::new(&mut plan, i4, None, shape, large));
+    }
+    if matrices == Matrices::Int8 {
+        let (i8, i4) = (
+            &gemm_i8_coop16_int8_few::KERNEL,
+            &gemm_i4_coop16_int8_few::KERNEL,
+        );
+        for ((row_frags, out_blocks), (shape, large)) in [(1, 1), (2, 2)].into_iter().zip(shapes) {
+            let division = FewRows {
+                row_frags,
+                out_blocks,
+            };
+            tests.push(Test::new(&mut plan, i8, Some(division), shape, large));
+            tests.push(Test::new(&mut plan, i4, Some(division), shape, large));
+        }
     }
     let result = run(executor, plan, &tests).await;
     result.map_err(|reason| format!("the self-test failed: {reason}"))
@@ -324,11 +328,11 @@ struct Test {
 }
 
 impl Test {
-    /// `[rows, in_features, out_features]`; `large`: of values near the largest.
+    /// `division`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
     fn new(
         plan: &mut Plan,
         kernel: &'static Kernel,
-        constants: Vec<Constant>,
+        division: Option<FewRows>,
         [rows, in_features, out_features]: [u32; 3],
         large: bool,
     ) -> Self {
@@ -360,12 +364,21 @@ impl Test {
         let x = words(rows * in_features / 4)
             .into_iter()
             .map(|word| word | 0x0101_0101);
+        let mut constants = vec![RAW];
         let groups = in_features / 32;
-        let (w, multipliers) = if constants == [RAW] {
+        let (w, multipliers) = if kernel.name.starts_with("gemm_i8") {
             (words(out_features * in_features / 4), Vec::new())
         } else {
+            constants.push(("GROUP_SIZE", 32));
             let w = words(out_features * in_features / 8);
             (w, words(out_features * groups.div_ceil(8)))
+        };
+        let grid = match division {
+            None => integer::coop_grid(&params),
+            Some(division) => {
+                constants.extend(division.constants());
+                division.grid(&params)
+            }
         };
         let words = [
             x.collect(),
@@ -382,7 +395,7 @@ impl Test {
             params: bytemuck::bytes_of(&params).to_vec(),
             constants: constants.clone(),
             bindings: buffers.to_vec(),
-            grid: Grid::Fixed(integer::coop_grid(&params)),
+            grid: Grid::Fixed(grid),
         });
         Self {
             kernel,

@@ -195,7 +195,9 @@ fn int8_matrices(words: &[u32]) -> Result<Vec<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plateau_shaders::linear::{gemm_i4_coop16_int8, gemm_i8_coop16_int8};
+    use plateau_shaders::linear::{
+        gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
+    };
 
     fn count(words: &[u32], operation: u32) -> usize {
         instructions(words)
@@ -207,7 +209,12 @@ mod tests {
 
     #[test]
     fn matrices_get_their_types_and_nothing_else_changes() {
-        for kernel in [&gemm_i8_coop16_int8::KERNEL, &gemm_i4_coop16_int8::KERNEL] {
+        for kernel in [
+            &gemm_i8_coop16_int8::KERNEL,
+            &gemm_i4_coop16_int8::KERNEL,
+            &gemm_i8_coop16_int8_few::KERNEL,
+            &gemm_i4_coop16_int8_few::KERNEL,
+        ] {
             let before = translate(kernel, &[]).expect("a kernel");
             let after = int8_matrices(&before).expect("three types of matrices");
             // Int8 as a capability and a type, and the constant 32.

@@ -1,0 +1,204 @@
+// The main loop of the integer GEMMs of few rows on INT8 cooperative matrices: 16 or 32 rows by 32 or 64 outputs a workgroup.
+// The matrices are the stand-ins of gemm_coop16_int8.wgsl.
+//
+// Weights are read from memory once, so what counts is how many of them are on their way: those of four steps. A step takes 512
+// features of 32 outputs, or 256 of 64. Its features are divided among the subgroups, whose sums are added at the end.
+
+alias FragX = coop_mat16x16<f32, A>;
+alias FragW = coop_mat16x16<f32, B>;
+alias FragSum = coop_mat16x16<f32, C>;
+
+// 1: up to 16 rows; 2: up to 32.
+override ROW_FRAGS: u32 = 2u;
+// Blocks of 32 outputs: 1 or 2.
+override OUT_BLOCKS: u32 = 1u;
+
+const WORKGROUP: u32 = 256u;
+const FRAG: u32 = 16u;
+const BLOCK_OUTS: u32 = 32u;
+// Parts of a step, each of one block of outputs and 64 features.
+const PARTS: u32 = 8u;
+// vec4s of sixteen features in a step, and in a row of a tile: one more, against bank conflicts. Of a piece of 32 features, the first
+// half stands among the first half of the row, so that invocations side by side store side by side.
+override STEP_VECS: u32 = 32u / OUT_BLOCKS;
+override STEP_PIECES: u32 = STEP_VECS / 2u;
+override STRIDE: u32 = STEP_VECS + 1u;
+// Rows of x, and outputs, that the workgroup loads at once.
+override LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
+override LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
+// Times that it loads rows of x.
+override LOADS: u32 = FRAG * ROW_FRAGS / LOAD_ROWS;
+// vec4s of a matrix of sums, and of all sums of a part.
+const SUM_VECS: u32 = 64u;
+override PART_VECS: u32 = 2u * ROW_FRAGS * SUM_VECS;
+
+// 32 rows of x, then 32 or 64 outputs; in the end the sums of each part.
+const W_TILE: u32 = 32u * 33u;
+var<workgroup> tile: array<vec4<f32>, W_TILE + 64u * 17u>;
+
+// Where an invocation stands, and what it loads.
+struct Place {
+  invocation: u32,
+  num_subgroups: u32,
+  subgroup: u32,
+  first_row: u32,
+  out: u32,
+}
+
+// What an invocation loads of x for a step.
+struct XStep {
+  v_0: vec4<u32>,
+  v_1: vec4<u32>,
+  v_2: vec4<u32>,
+  v_3: vec4<u32>,
+}
+
+// What it loads of the weights.
+struct WStep {
+  s_0: StoredWeights,
+  s_1: StoredWeights,
+}
+
+// Sixteen features of a row of x; of a row past the end, those of the last one, which are not stored; zeros past the end of a row.
+fn load_x(row: u32, vec: u32) -> vec4<u32> {
+  let row_vecs = params.in_words / 4u;
+  let at = min(row, params.rows - 1u) * row_vecs + min(vec, row_vecs - 1u);
+  return select(vec4<u32>(), x_q[at], vec < row_vecs);
+}
+
+// 32 features of an output. Past the end they are those of another one: either x is zero there, or nothing is stored.
+fn load_w(out: u32, piece: u32) -> StoredWeights {
+  return load_stored(min(out, params.out_features - 1u), min(piece, params.in_words / 8u - 1u));
+}
+
+fn load_x_step(place: Place, step: u32) -> XStep {
+  let to = place.invocation % STEP_VECS;
+  let vec = step * STEP_VECS + 2u * (to % STEP_PIECES) + to / STEP_PIECES;
+  let row = place.first_row + place.invocation / STEP_VECS;
+  var x = XStep();
+  x.v_0 = load_x(row, vec);
+  if (LOADS > 1u) {
+    x.v_1 = load_x(row + LOAD_ROWS, vec);
+  }
+  if (LOADS > 2u) {
+    x.v_2 = load_x(row + 2u * LOAD_ROWS, vec);
+    x.v_3 = load_x(row + 3u * LOAD_ROWS, vec);
+  }
+  return x;
+}
+
+fn load_w_step(place: Place, step: u32) -> WStep {
+  let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
+  return WStep(load_w(place.out, piece), load_w(place.out + LOAD_OUTS, piece));
+}
+
+fn stage_x(place: Place, x: XStep) {
+  let to = place.invocation / STEP_VECS * STRIDE + place.invocation % STEP_VECS;
+  tile[to] = bitcast<vec4<f32>>(x.v_0);
+  if (LOADS > 1u) {
+    tile[to + LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_1);
+  }
+  if (LOADS > 2u) {
+    tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_2);
+    tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_3);
+  }
+}
+
+fn stage_w(place: Place, step: u32, w: WStep) {
+  let to = W_TILE + place.invocation / STEP_PIECES * STRIDE + place.invocation % STEP_PIECES;
+  let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
+  let a = weights_of(w.s_0, piece);
+  tile[to] = bitcast<vec4<f32>>(a.first);
+  tile[to + STEP_PIECES] = bitcast<vec4<f32>>(a.second);
+  let b = weights_of(w.s_1, piece);
+  tile[to + LOAD_OUTS * STRIDE] = bitcast<vec4<f32>>(b.first);
+  tile[to + LOAD_OUTS * STRIDE + STEP_PIECES] = bitcast<vec4<f32>>(b.second);
+}
+
+// A step: its tile, what comes next on its way, and the products that the subgroup adds.
+fn add_step(
+  place: Place,
+  step: u32,
+  x: ptr<function, XStep>,
+  w: ptr<function, WStep>,
+  sum00: ptr<function, FragSum>,
+  sum01: ptr<function, FragSum>,
+  sum10: ptr<function, FragSum>,
+  sum11: ptr<function, FragSum>,
+) {
+  workgroupBarrier();   // the tile of the last step was read
+  stage_x(place, *x);
+  stage_w(place, step, *w);
+  workgroupBarrier();
+  *x = load_x_step(place, step + 1u);
+  *w = load_w_step(place, step + 4u);
+  // Of more subgroups than parts some add nothing, of fewer each adds several parts of one block.
+  for (var part = place.subgroup; part < PARTS; part += place.num_subgroups) {
+    for (var k = 0u; k < 4u; k += 2u) {
+      let x_at = part / OUT_BLOCKS * 4u + k;
+      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
+      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
+      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
+      *sum00 = coopMultiplyAdd(x0, w0, *sum00);
+      *sum01 = coopMultiplyAdd(x0, w1, *sum01);
+      if (ROW_FRAGS > 1u) {
+        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
+        *sum10 = coopMultiplyAdd(x1, w0, *sum10);
+        *sum11 = coopMultiplyAdd(x1, w1, *sum11);
+      }
+    }
+  }
+}
+
+// Rows and outputs of a workgroup, the first of which are given. Every invocation of the workgroup calls it.
+fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subgroup: u32) {
+  let steps = (params.in_words / 8u + STEP_PIECES - 1u) / STEP_PIECES;
+  let place = Place(invocation, num_subgroups, subgroup, first_row, first_out + invocation / STEP_PIECES);
+  var sum00 = FragSum();
+  var sum01 = FragSum();
+  var sum10 = FragSum();
+  var sum11 = FragSum();
+  var x = load_x_step(place, 0u);
+  var w_0 = load_w_step(place, 0u);
+  var w_1 = load_w_step(place, 1u);
+  var w_2 = load_w_step(place, 2u);
+  var w_3 = load_w_step(place, 3u);
+  for (var step = 0u; step < steps; step += 4u) {
+    add_step(place, step, &x, &w_0, &sum00, &sum01, &sum10, &sum11);
+    if (step + 1u < steps) {
+      add_step(place, step + 1u, &x, &w_1, &sum00, &sum01, &sum10, &sum11);
+    }
+    if (step + 2u < steps) {
+      add_step(place, step + 2u, &x, &w_2, &sum00, &sum01, &sum10, &sum11);
+    }
+    if (step + 3u < steps) {
+      add_step(place, step + 3u, &x, &w_3, &sum00, &sum01, &sum10, &sum11);
+    }
+  }
+  workgroupBarrier();
+  for (var part = subgroup; part < PARTS; part += PARTS) {
+    let to = part * PART_VECS;
+    coopStoreT(sum00, &tile[to], FRAG / 4u);
+    coopStoreT(sum01, &tile[to + SUM_VECS], FRAG / 4u);
+    if (ROW_FRAGS > 1u) {
+      coopStoreT(sum10, &tile[to + 2u * SUM_VECS], FRAG / 4u);
+      coopStoreT(sum11, &tile[to + 3u * SUM_VECS], FRAG / 4u);
+    }
+  }
+  workgroupBarrier();
+  // Four outputs of a row a time.
+  for (var i = invocation; i < OUT_BLOCKS * PART_VECS; i += WORKGROUP) {
+    let block = i / PART_VECS;
+    let frag = i % PART_VECS / SUM_VECS;
+    let row = first_row + frag / 2u * FRAG + i % SUM_VECS / 4u;
+    let out = first_out + block * BLOCK_OUTS + frag % 2u * FRAG + i % 4u * 4u;
+    var sum = vec4<i32>();
+    for (var part = block; part < min(PARTS, num_subgroups); part += OUT_BLOCKS) {
+      sum += bitcast<vec4<i32>>(tile[part * PART_VECS + i % PART_VECS]);
+    }
+    for (var n = 0u; n < 4u && row < params.rows && out + n < params.out_features; n += 1u) {
+      store_accumulator(row, out + n, sum[n]);
+    }
+  }
+}

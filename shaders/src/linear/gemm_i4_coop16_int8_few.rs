@@ -1,0 +1,23 @@
+//! INT4 linear, few rows, on adapters with INT8 cooperative matrices. Shapes and formula: gemm_i4.wgsl.
+
+use crate::kernel::{Call, Kernel};
+use crate::linear::integer;
+pub use crate::linear::integer::Params;
+
+pub const KERNEL: Kernel = Kernel {
+    name: "gemm_i4_coop16_int8_few",
+    source: &[
+        include_str!("gemm_i4_coop16_int8_few.wgsl"),
+        include_str!("gemm_coop16_int8_few.wgsl"),
+        include_str!("gemm_coop_weights_i4.wgsl"),
+        include_str!("epilogue_int.wgsl"),
+    ],
+    bindings: integer::BINDINGS,
+    params_bytes: size_of::<Params>(),
+    subgroups: true,
+    run,
+};
+
+fn run(call: &mut Call<'_>) {
+    integer::run(call, integer::Weights::Int4);
+}

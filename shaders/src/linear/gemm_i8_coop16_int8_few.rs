@@ -1,0 +1,23 @@
+//! INT8 linear, few rows, on adapters with INT8 cooperative matrices. Shapes and formula: gemm_i8.wgsl.
+
+use crate::kernel::{Call, Kernel};
+use crate::linear::integer;
+pub use crate::linear::integer::Params;
+
+pub const KERNEL: Kernel = Kernel {
+    name: "gemm_i8_coop16_int8_few",
+    source: &[
+        include_str!("gemm_i8_coop16_int8_few.wgsl"),
+        include_str!("gemm_coop16_int8_few.wgsl"),
+        include_str!("gemm_coop_weights_i8.wgsl"),
+        include_str!("epilogue_int.wgsl"),
+    ],
+    bindings: integer::BINDINGS,
+    params_bytes: size_of::<Params>(),
+    subgroups: true,
+    run,
+};
+
+fn run(call: &mut Call<'_>) {
+    integer::run(call, integer::Weights::Int8);
+}
