@@ -19,6 +19,8 @@ pub type Constant = (&'static str, u32);
 pub enum Matrices {
     /// 16 by 16 of f16 with sums in f32.
     F16,
+    /// 8 by 8 of f16 with sums in f32, which Metal has.
+    F16By8,
     /// 16 by 32 of INT8 with sums in i32, for which the text has stand-ins: gemm_coop16_int8.wgsl.
     Int8,
 }
@@ -44,11 +46,9 @@ pub struct Kernel {
 impl Kernel {
     /// The cooperative matrices that it needs.
     pub fn matrices(&self) -> Option<Matrices> {
-        let enables = |line: &str| self.source.iter().any(|part| part.contains(line));
-        match (
-            enables("enable wgpu_cooperative_matrix;"),
-            enables("enable f16;"),
-        ) {
+        let has = |words: &str| self.source.iter().any(|part| part.contains(words));
+        match (has("enable wgpu_cooperative_matrix;"), has("enable f16;")) {
+            (true, true) if has("coop_mat8x8<") => Some(Matrices::F16By8),
             (true, true) => Some(Matrices::F16),
             (true, false) => Some(Matrices::Int8),
             (false, _) => None,

@@ -68,6 +68,8 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemm_i8::KERNEL,
     &linear::gemm_i4_coop16::KERNEL,
     &linear::gemm_i8_coop16::KERNEL,
+    &linear::gemm_i4_coop8::KERNEL,
+    &linear::gemm_i8_coop8::KERNEL,
     &linear::gemm_i4_coop16_int8::KERNEL,
     &linear::gemm_i4_coop16_int8_few::KERNEL,
     &linear::gemm_i8_coop16_int8::KERNEL,

@@ -164,6 +164,11 @@ fn shaders_with_f16_matrices_equal_their_twins() {
 }
 
 #[test]
+fn shaders_with_f16_matrices_of_8_equal_their_twins() {
+    pollster::block_on(check_with_matrices(KernelChoice::Coop, Matrices::F16By8));
+}
+
+#[test]
 fn shaders_with_int8_matrices_equal_their_twins() {
     pollster::block_on(check_with_matrices(KernelChoice::CoopInt8, Matrices::Int8));
 }

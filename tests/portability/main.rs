@@ -123,10 +123,11 @@ enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Portable,
         Self::Subgroups,
         Self::Matrices(Matrices::F16),
+        Self::Matrices(Matrices::F16By8),
         Self::Matrices(Matrices::Int8),
     ];
 
@@ -142,7 +143,7 @@ impl Group {
         let kernels = match self {
             Self::Portable => return GpuOptions::PORTABLE,
             Self::Subgroups => KernelChoice::Dot4,
-            Self::Matrices(Matrices::F16) => KernelChoice::Coop,
+            Self::Matrices(Matrices::F16 | Matrices::F16By8) => KernelChoice::Coop,
             Self::Matrices(Matrices::Int8) => KernelChoice::CoopInt8,
         };
         GpuOptions {
@@ -245,16 +246,21 @@ fn translate(wanted: &Regex, folder: &Path) -> Result<()> {
         if let Some(matrices) = kernel.matrices() {
             let words = match matrices {
                 Matrices::Int8 => plateau::exec::int8_module(kernel, &pipeline.constants),
-                Matrices::F16 => {
+                Matrices::F16 | Matrices::F16By8 => {
                     targets::with_matrices(&pipeline.module, &pipeline.info, kernel.name)
                 }
             };
             let file = name("spv");
             std::fs::write(folder.join(&file), bytemuck::cast_slice::<u32, u8>(&words?))?;
             print("SpirvDotProduct", &file, kernel.name, "");
-            continue;
         }
-        for target in Target::ALL {
+        // Vulkan has matrices, and Metal those of 8 by 8.
+        let targets = match kernel.matrices() {
+            None => &Target::ALL[..],
+            Some(Matrices::F16By8) => &[Target::Msl30],
+            Some(_) => &[],
+        };
+        for &target in targets {
             let label = format!("{target:?}");
             // wgpu offers no subgroups there.
             if target == Target::Hlsl51 && kernel.subgroups {

@@ -171,6 +171,30 @@ fn spirv_val_accepts_every_pipeline() {
     report(&problems);
 }
 
+/// What Metal's compiler takes: its own matrices, loaded from scalars.
+#[test]
+fn kernels_with_matrices_of_8_translate_to_msl() {
+    let pipelines = pipelines_of(|kernel| kernel.matrices() == Some(Matrices::F16By8));
+    assert!(!pipelines.is_empty());
+    for pipeline in &pipelines {
+        let name = pipeline.kernel.name;
+        let text = match targets::translate(&pipeline.module, &pipeline.info, name, Target::Msl30) {
+            Ok(Text::Source(text)) => text,
+            _ => panic!("{} does not translate", pipeline.label()),
+        };
+        for word in [
+            "simdgroup_half8x8",
+            "simdgroup_float8x8",
+            "simdgroup_multiply_accumulate",
+        ] {
+            assert!(text.contains(word), "{}: {word}", pipeline.label());
+        }
+        // The names of tiles whose elements are vectors.
+        let of_vectors = ["half4", "float4"].map(|vector| format!("threadgroup {vector}"));
+        assert!(!of_vectors.iter().any(|words| text.contains(words)));
+    }
+}
+
 /// The kernels on cooperative matrices, as the executor hands them to Vulkan: the f16 ones through naga as they are, the INT8 ones with
 /// their matrix types put in.
 #[test]

@@ -89,6 +89,7 @@ fn matrices(adapter: &AdapterInfo) -> impl Iterator<Item = (&'static str, &str)>
     adapter.matrices.iter().map(|(matrices, state)| {
         let name = match matrices {
             Matrices::F16 => "f16",
+            Matrices::F16By8 => "f16 8x8",
             Matrices::Int8 => "int8",
         };
         let state = state.as_ref().map_or_else(String::as_str, |()| "tested");

@@ -512,9 +512,10 @@ const FEW_ROWS: std::ops::RangeInclusive<u32> = 2..=64;
 type Choice = (&'static Kernel, [u32; 3]);
 
 fn gemm_i8(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
-    use kernels::{gemm_i8, gemm_i8_coop16, gemm_i8_coop16_int8};
+    use kernels::{gemm_i8, gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8};
     match matrices {
         None => (&gemm_i8::KERNEL, gemm_i8::grid(params)),
+        Some(Matrices::F16By8) => (&gemm_i8_coop8::KERNEL, gemm_i8_coop8::grid(params)),
         Some(Matrices::F16) => (&gemm_i8_coop16::KERNEL, gemm_i8_coop16::grid(params)),
         Some(Matrices::Int8) => (
             &gemm_i8_coop16_int8::KERNEL,
@@ -524,9 +525,10 @@ fn gemm_i8(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Cho
 }
 
 fn gemm_i4(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
-    use kernels::{gemm_i4, gemm_i4_coop16, gemm_i4_coop16_int8};
+    use kernels::{gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8};
     match matrices {
         None => (&gemm_i4::KERNEL, gemm_i4::grid(params)),
+        Some(Matrices::F16By8) => (&gemm_i4_coop8::KERNEL, gemm_i4_coop8::grid(params)),
         Some(Matrices::F16) => (&gemm_i4_coop16::KERNEL, gemm_i4_coop16::grid(params)),
         Some(Matrices::Int8) => (
             &gemm_i4_coop16_int8::KERNEL,

@@ -36,6 +36,7 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
         ("linear f16", "gemv_f16 / gemm_f16"),
         match (by_subgroup, features.matrices) {
             (true, None) => ("linear int8", "gemv_i8_subgroup / gemm_i8"),
+            (true, Some(Matrices::F16By8)) => ("linear int8", "gemv_i8_subgroup / gemm_i8_coop8"),
             (true, Some(Matrices::F16)) => ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16"),
             (true, Some(Matrices::Int8)) => {
                 ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16_int8")
@@ -45,6 +46,7 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
         },
         match (by_subgroup, features.matrices) {
             (true, None) => ("linear int4", "gemv_i4_subgroup / gemm_i4"),
+            (true, Some(Matrices::F16By8)) => ("linear int4", "gemv_i4_subgroup / gemm_i4_coop8"),
             (true, Some(Matrices::F16)) => ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16"),
             (true, Some(Matrices::Int8)) => {
                 ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16_int8")

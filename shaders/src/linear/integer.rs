@@ -145,6 +145,16 @@ impl FewRows {
     }
 }
 
+/// Workgroups in x, y, z of the GEMMs on matrices of 8 by 8: gemm_coop8.wgsl.
+pub fn coop8_grid(params: &Params) -> [u32; 3] {
+    const TILE: u32 = 64;
+    [
+        div_ceil(params.out_features, TILE),
+        div_ceil(params.rows, TILE),
+        1,
+    ]
+}
+
 /// How the weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {

@@ -65,6 +65,8 @@ impl Peak {
         let wgsl = kernel.wgsl();
         if let Some(matrices) = kernel.matrices() {
             Some(match matrices {
+                // There is no peak of matrices of 8 by 8.
+                Matrices::F16By8 => return None,
                 Matrices::F16 => Self::Coop,
                 Matrices::Int8 => Self::CoopInt8,
             })

@@ -367,9 +367,11 @@ async fn open_adapter(
 ) -> Result<GpuExecutor, DeviceError> {
     let wanted = match options.kernels {
         _ if options.portable => Vec::new(),
-        KernelChoice::Auto => vec![Matrices::Int8, Matrices::F16],
+        // They compute matrices as everything else.
+        KernelChoice::Auto if info.kind == "software" => Vec::new(),
+        KernelChoice::Auto => vec![Matrices::Int8, Matrices::F16, Matrices::F16By8],
         KernelChoice::Dot4 => Vec::new(),
-        KernelChoice::Coop => vec![Matrices::F16],
+        KernelChoice::Coop => vec![Matrices::F16, Matrices::F16By8],
         KernelChoice::CoopInt8 => vec![Matrices::Int8],
     };
     let reported = if wanted.is_empty() {
@@ -393,6 +395,7 @@ async fn open_adapter(
         })?;
         executor.features.matrix_attention = true;
     }
+    let mut reasons = Vec::new();
     for (matrices, mut state) in reported {
         if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
             continue;
@@ -405,16 +408,17 @@ async fn open_adapter(
         };
         match &state {
             Ok(()) => executor.features.matrices = Some(matrices),
-            Err(reason) if options.kernels != KernelChoice::Auto => {
-                return Err(DeviceError::Kernels {
-                    name: executor.info.name.clone(),
-                    wanted: options.kernels.name(),
-                    reason: reason.clone(),
-                });
-            }
-            Err(_) => {}
+            Err(reason) => reasons.push(reason.clone()),
         }
         executor.info.matrices.push((matrices, state));
+    }
+    let is_forced = !wanted.is_empty() && options.kernels != KernelChoice::Auto;
+    if is_forced && executor.features.matrices.is_none() {
+        return Err(DeviceError::Kernels {
+            name: executor.info.name.clone(),
+            wanted: options.kernels.name(),
+            reason: reasons.join("; "),
+        });
     }
     Ok(executor)
 }

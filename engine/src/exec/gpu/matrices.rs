@@ -10,8 +10,8 @@ use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
 use plateau_shaders::linear::integer::{self, FewRows, Params};
 use plateau_shaders::linear::{
-    gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop16,
-    gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
+    gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop8,
+    gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
 };
 use plateau_shaders::{Access, Buffer, Call, Constant, Kernel, Matrices};
 use wgpu::{CooperativeScalarType, Features};
@@ -26,17 +26,19 @@ const RAW: Constant = ("RAW_ACCUMULATORS", 1);
 
 /// Bytes of workgroup memory of the kernels on matrices, the most of them.
 const WORKGROUP_BYTES: u32 = 46_080;
+/// Of those on matrices of 8 by 8.
+const WORKGROUP_BYTES_BY_8: u32 = 11_264;
 
 /// The matrices that the kernels can use, the best first, and what the adapter lacks for them.
 pub(super) fn reported(adapter: &wgpu::Adapter) -> Vec<(Matrices, Result<(), String>)> {
-    [Matrices::Int8, Matrices::F16]
+    [Matrices::Int8, Matrices::F16, Matrices::F16By8]
         .map(|matrices| (matrices, lacks(adapter, matrices)))
         .into()
 }
 
 pub(super) fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), String> {
     let needed = match matrices {
-        Matrices::F16 => {
+        Matrices::F16 | Matrices::F16By8 => {
             Features::SUBGROUP | Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         }
         Matrices::Int8 => {
@@ -59,23 +61,29 @@ pub(super) fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), S
         return Err(format!("the adapter has no {name}"));
     }
     let found = adapter.limits().max_compute_workgroup_storage_size;
-    if found < WORKGROUP_BYTES {
+    let needed = match matrices {
+        Matrices::F16By8 => WORKGROUP_BYTES_BY_8,
+        Matrices::F16 | Matrices::Int8 => WORKGROUP_BYTES,
+    };
+    if found < needed {
         return Err(format!(
-            "the adapter has {found} bytes of workgroup memory, {WORKGROUP_BYTES} are needed"
+            "the adapter has {found} bytes of workgroup memory, {needed} are needed"
         ));
     }
+    let lists_f16 = |side: u32| {
+        let listed = adapter.cooperative_matrix_properties();
+        let exact = listed.iter().any(|size| {
+            [size.m_size, size.n_size, size.k_size] == [side; 3]
+                && size.ab_type == CooperativeScalarType::F16
+                && size.cr_type == CooperativeScalarType::F32
+        });
+        exact
+            .then_some(())
+            .ok_or_else(|| format!("{side}x{side}x{side} of f16 with sums in f32 is not listed"))
+    };
     match matrices {
-        Matrices::F16 => {
-            let listed = adapter.cooperative_matrix_properties();
-            let exact = listed.iter().any(|size| {
-                (size.m_size, size.n_size, size.k_size) == (16, 16, 16)
-                    && size.ab_type == CooperativeScalarType::F16
-                    && size.cr_type == CooperativeScalarType::F32
-            });
-            exact
-                .then_some(())
-                .ok_or_else(|| "16x16x16 of f16 with sums in f32 is not listed".to_owned())
-        }
+        Matrices::F16 => lists_f16(16),
+        Matrices::F16By8 => lists_f16(8),
         Matrices::Int8 => lists_int8(adapter)
             .then_some(())
             .ok_or_else(|| "16x16x32 of INT8 with sums in i32 is not listed by Vulkan".to_owned()),
@@ -118,6 +126,7 @@ pub(super) async fn self_test(
     matrices: Matrices,
 ) -> Result<(), String> {
     let (i8, i4) = match matrices {
+        Matrices::F16By8 => (&gemm_i8_coop8::KERNEL, &gemm_i4_coop8::KERNEL),
         Matrices::F16 => (&gemm_i8_coop16::KERNEL, &gemm_i4_coop16::KERNEL),
         Matrices::Int8 => (&gemm_i8_coop16_int8::KERNEL, &gemm_i4_coop16_int8::KERNEL),
     };
@@ -374,6 +383,7 @@ impl Test {
             (w, words(out_features * groups.div_ceil(8)))
         };
         let grid = match division {
+            None if kernel.matrices() == Some(Matrices::F16By8) => integer::coop8_grid(&params),
             None => integer::coop_grid(&params),
             Some(division) => {
                 constants.extend(division.constants());
