@@ -115,42 +115,6 @@ fn stage_w(place: Place, step: u32, w: WStep) {
   tile[to + LOAD_OUTS * STRIDE + STEP_PIECES] = bitcast<vec4<f32>>(b.second);
 }
 
-// A step: its tile, what comes next on its way, and the products that the subgroup adds.
-fn add_step(
-  place: Place,
-  step: u32,
-  x: ptr<function, XStep>,
-  w: ptr<function, WStep>,
-  sum00: ptr<function, FragSum>,
-  sum01: ptr<function, FragSum>,
-  sum10: ptr<function, FragSum>,
-  sum11: ptr<function, FragSum>,
-) {
-  workgroupBarrier();   // the tile of the last step was read
-  stage_x(place, *x);
-  stage_w(place, step, *w);
-  workgroupBarrier();
-  *x = load_x_step(place, step + 1u);
-  *w = load_w_step(place, step + 4u);
-  // Of more subgroups than parts some add nothing, of fewer each adds several parts of one block.
-  for (var part = place.subgroup; part < PARTS; part += place.num_subgroups) {
-    for (var k = 0u; k < 4u; k += 2u) {
-      let x_at = part / OUT_BLOCKS * 4u + k;
-      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
-      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
-      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
-      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
-      *sum00 = coopMultiplyAdd(x0, w0, *sum00);
-      *sum01 = coopMultiplyAdd(x0, w1, *sum01);
-      if (ROW_FRAGS > 1u) {
-        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
-        *sum10 = coopMultiplyAdd(x1, w0, *sum10);
-        *sum11 = coopMultiplyAdd(x1, w1, *sum11);
-      }
-    }
-  }
-}
-
 // Rows and outputs of a workgroup, the first of which are given. Every invocation of the workgroup calls it.
 fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subgroup: u32) {
   let steps = (params.in_words / 8u + STEP_PIECES - 1u) / STEP_PIECES;
@@ -159,21 +123,135 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
   var sum01 = FragSum();
   var sum10 = FragSum();
   var sum11 = FragSum();
-  var x = load_x_step(place, 0u);
+  var x_0 = load_x_step(place, 0u);
+  var x_1 = load_x_step(place, 1u);
   var w_0 = load_w_step(place, 0u);
   var w_1 = load_w_step(place, 1u);
   var w_2 = load_w_step(place, 2u);
   var w_3 = load_w_step(place, 3u);
+  // Four times the same, written out, with a step's loads in variables of their own.
+  // Of more subgroups than parts some add nothing, of fewer each adds several parts of one block.
   for (var step = 0u; step < steps; step += 4u) {
-    add_step(place, step, &x, &w_0, &sum00, &sum01, &sum10, &sum11);
-    if (step + 1u < steps) {
-      add_step(place, step + 1u, &x, &w_1, &sum00, &sum01, &sum10, &sum11);
+    workgroupBarrier();   // the tile of the last step was read
+    stage_x(place, x_0);
+    stage_w(place, step, w_0);
+    workgroupBarrier();
+    x_0 = load_x_step(place, step + 2u);
+    w_0 = load_w_step(place, step + 4u);
+    for (var part = subgroup; part < PARTS; part += num_subgroups) {
+      let x_at = part / OUT_BLOCKS * 4u;
+      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
+      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
+      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
+      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
+      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
+      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
+      sum00 = coopMultiplyAdd(x0, w0, sum00);
+      sum01 = coopMultiplyAdd(x0, w1, sum01);
+      sum00 = coopMultiplyAdd(x2, w2, sum00);
+      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      if (ROW_FRAGS > 1u) {
+        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
+        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
+        sum10 = coopMultiplyAdd(x1, w0, sum10);
+        sum11 = coopMultiplyAdd(x1, w1, sum11);
+        sum10 = coopMultiplyAdd(x3, w2, sum10);
+        sum11 = coopMultiplyAdd(x3, w3, sum11);
+      }
     }
-    if (step + 2u < steps) {
-      add_step(place, step + 2u, &x, &w_2, &sum00, &sum01, &sum10, &sum11);
+    if (step + 1u >= steps) {
+      break;
     }
-    if (step + 3u < steps) {
-      add_step(place, step + 3u, &x, &w_3, &sum00, &sum01, &sum10, &sum11);
+    workgroupBarrier();   // the tile of the last step was read
+    stage_x(place, x_1);
+    stage_w(place, step + 1u, w_1);
+    workgroupBarrier();
+    x_1 = load_x_step(place, step + 3u);
+    w_1 = load_w_step(place, step + 5u);
+    for (var part = subgroup; part < PARTS; part += num_subgroups) {
+      let x_at = part / OUT_BLOCKS * 4u;
+      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
+      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
+      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
+      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
+      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
+      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
+      sum00 = coopMultiplyAdd(x0, w0, sum00);
+      sum01 = coopMultiplyAdd(x0, w1, sum01);
+      sum00 = coopMultiplyAdd(x2, w2, sum00);
+      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      if (ROW_FRAGS > 1u) {
+        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
+        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
+        sum10 = coopMultiplyAdd(x1, w0, sum10);
+        sum11 = coopMultiplyAdd(x1, w1, sum11);
+        sum10 = coopMultiplyAdd(x3, w2, sum10);
+        sum11 = coopMultiplyAdd(x3, w3, sum11);
+      }
+    }
+    if (step + 2u >= steps) {
+      break;
+    }
+    workgroupBarrier();   // the tile of the last step was read
+    stage_x(place, x_0);
+    stage_w(place, step + 2u, w_2);
+    workgroupBarrier();
+    x_0 = load_x_step(place, step + 4u);
+    w_2 = load_w_step(place, step + 6u);
+    for (var part = subgroup; part < PARTS; part += num_subgroups) {
+      let x_at = part / OUT_BLOCKS * 4u;
+      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
+      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
+      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
+      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
+      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
+      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
+      sum00 = coopMultiplyAdd(x0, w0, sum00);
+      sum01 = coopMultiplyAdd(x0, w1, sum01);
+      sum00 = coopMultiplyAdd(x2, w2, sum00);
+      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      if (ROW_FRAGS > 1u) {
+        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
+        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
+        sum10 = coopMultiplyAdd(x1, w0, sum10);
+        sum11 = coopMultiplyAdd(x1, w1, sum11);
+        sum10 = coopMultiplyAdd(x3, w2, sum10);
+        sum11 = coopMultiplyAdd(x3, w3, sum11);
+      }
+    }
+    if (step + 3u >= steps) {
+      break;
+    }
+    workgroupBarrier();   // the tile of the last step was read
+    stage_x(place, x_1);
+    stage_w(place, step + 3u, w_3);
+    workgroupBarrier();
+    x_1 = load_x_step(place, step + 5u);
+    w_3 = load_w_step(place, step + 7u);
+    for (var part = subgroup; part < PARTS; part += num_subgroups) {
+      let x_at = part / OUT_BLOCKS * 4u;
+      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
+      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
+      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
+      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
+      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
+      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
+      sum00 = coopMultiplyAdd(x0, w0, sum00);
+      sum01 = coopMultiplyAdd(x0, w1, sum01);
+      sum00 = coopMultiplyAdd(x2, w2, sum00);
+      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      if (ROW_FRAGS > 1u) {
+        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
+        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
+        sum10 = coopMultiplyAdd(x1, w0, sum10);
+        sum11 = coopMultiplyAdd(x1, w1, sum11);
+        sum10 = coopMultiplyAdd(x3, w2, sum10);
+        sum11 = coopMultiplyAdd(x3, w3, sum11);
+      }
     }
   }
   workgroupBarrier();
