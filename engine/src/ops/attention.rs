@@ -312,7 +312,7 @@ impl By {
     ) -> Self {
         if input.pages.is_none() && on_matrices(plan, shape.head_dim, pools) {
             Self::MatrixTile
-        } else if rows <= GEMV_ROWS {
+        } else if rows <= GEMV_ROWS || !kernels::paged_attention::fits_tiles(shape.head_dim) {
             Self::Row
         } else {
             Self::Tile

@@ -1,10 +1,12 @@
 // paged_attention.wgsl, up to 32 rows at a time: rows of a tile are consecutive positions of one sequence, and share what is read of K
-// and V. For the scores an invocation owns four rows and four keys of a page, for the sums four rows and some pairs of features.
-// What follows is shared by the attention_prefill_* kernels.
+// and V, which passes through workgroup memory. An invocation owns four rows: for the scores four keys of a page, for the sums two quads
+// of features. What follows is shared by the attention_prefill_* kernels.
 //
 //   tiles  [num_tiles] vec2<u32> (first_row, count), count <= 32; nothing is done where count is 0
 //
-// grid: (heads, num_tiles, 1), one workgroup of 128 per head of a tile.
+// head_dim is at most 128 here.
+//
+// grid: (heads, num_tiles, 1), one workgroup of 128 per head of a tile, those of the last tiles first: they have most keys.
 
 // Groups of LANES invocations, each with four rows of the tile.
 const GROUPS: u32 = 8u;
@@ -16,59 +18,60 @@ const ROW_STRIDE: u32 = GROUPS + 1u;
 const STAGE_QUADS: u32 = 8u;
 const STAGE_FEATURES: u32 = 4u * STAGE_QUADS;
 const KEY_STRIDE: u32 = STAGE_QUADS + 1u;
-// Features whose sums an invocation makes at once: four pairs, in as many turns as the head has features.
-const TURN_FEATURES: u32 = 8u * LANES;
-const TURNS: u32 = MAX_HEAD_DIM / TURN_FEATURES;
+const MOST_FEATURES: u32 = 128u;
+// Keys whose values are staged at once, and quads of one.
+const VALUE_KEYS: u32 = 8u;
+const VALUE_QUADS: u32 = MOST_FEATURES / 4u;
 
 @group(0) @binding(6) var<storage, read> tiles: array<vec2<u32>>;
 
 // (first row, count, sequence, first position)
 var<workgroup> tile: vec4<u32>;
-// Some features of the rows' query heads: row_stage[d * ROW_STRIDE + group]. Then what each lane found among its keys, twice.
+// Some features of the rows' query heads: row_stage[d * ROW_STRIDE + group]. Then what each lane found among its keys, twice. Then the
+// values of some keys: [key * VALUE_QUADS + quad].
 var<workgroup> row_stage: array<vec4<f32>, STAGE_FEATURES * ROW_STRIDE>;
 // Some features of the page's keys: key_stage[key * KEY_STRIDE + quad]. Then scores, then p * v_scale: [key * ROW_STRIDE + group]. At
-// the end the outputs of one group: [d].
+// the end the outputs of half the rows: [group % 4 * MOST_FEATURES + d].
 var<workgroup> key_stage: array<vec4<f32>, PAGE_SIZE * KEY_STRIDE>;
 
-// q of one row of the tile, zeros for rows past its end and features past head_dim.
-fn load_q(first_row: u32, count: u32, row: u32, head: u32, d: u32) -> f32 {
-  if (row < count && d < params.head_dim) {
-    return qkv[(first_row + row) * params.stride + head * params.head_dim + d];
-  }
-  return 0.0;
+// Loads without branches: a driver then has many on their way.
+
+// Feature d of four of the tile's rows, zeros past head_dim. Rows past the end are the last one.
+fn fetch_q(rows: vec4<u32>, head: u32, first: u32, i: u32) -> vec4<f32> {
+  let d = first + i % STAGE_FEATURES;
+  let row = 4u * (i / STAGE_FEATURES);
+  let last = rows.y - 1u;
+  let at = head * params.head_dim + min(d, params.head_dim - 1u);
+  let q = vec4<f32>(
+    qkv[(rows.x + min(row, last)) * params.stride + at],
+    qkv[(rows.x + min(row + 1u, last)) * params.stride + at],
+    qkv[(rows.x + min(row + 2u, last)) * params.stride + at],
+    qkv[(rows.x + min(row + 3u, last)) * params.stride + at],
+  );
+  return select(vec4<f32>(), q, d < params.head_dim);
 }
 
-// Stages features first.. of all rows and of the keys of a block.
-fn stage_features(first_row: u32, count: u32, head: u32, block: u32, first: u32, invocation: u32) {
-  for (var i = invocation; i < STAGE_FEATURES * GROUPS; i += WORKGROUP) {
-    let d = i % STAGE_FEATURES;
-    let group = i / STAGE_FEATURES;
-    row_stage[d * ROW_STRIDE + group] = vec4<f32>(
-      load_q(first_row, count, 4u * group, head, first + d),
-      load_q(first_row, count, 4u * group + 1u, head, first + d),
-      load_q(first_row, count, 4u * group + 2u, head, first + d),
-      load_q(first_row, count, 4u * group + 3u, head, first + d),
-    );
-  }
-  for (var i = invocation; i < PAGE_SIZE * STAGE_QUADS; i += WORKGROUP) {
-    let key = i / STAGE_QUADS;
-    let quad = i % STAGE_QUADS;
-    if (first + 4u * quad < params.head_dim) {
-      key_stage[key * KEY_STRIDE + quad] = load_k_quad(block, key, first / 4u + quad);
-    }
-  }
+// Quad i of all keys' features from `first` on, zeros past head_dim.
+fn fetch_k(block: u32, first: u32, i: u32) -> vec4<f32> {
+  let quad = first / 4u + i % STAGE_QUADS;
+  let k = load_k_quad(block, i / STAGE_QUADS, min(quad, (params.head_dim - 1u) / 4u));
+  return select(vec4<f32>(), k, 4u * quad < params.head_dim);
 }
 
-// Products with a quad of a key, added to those of the features before.
-fn add_products(dot: vec4<f32>, at: u32, k: vec4<f32>) -> vec4<f32> {
-  let x = fma(row_stage[at], vec4<f32>(k.x), dot);
-  let y = fma(row_stage[at + ROW_STRIDE], vec4<f32>(k.y), x);
-  let z = fma(row_stage[at + 2u * ROW_STRIDE], vec4<f32>(k.z), y);
-  return fma(row_stage[at + 3u * ROW_STRIDE], vec4<f32>(k.w), z);
+// Quad i of some keys' values, from key `first` on; zeros for keys that no row sees.
+fn fetch_v(block: u32, first: u32, begin: u32, end: u32, i: u32) -> vec4<f32> {
+  let key = first + i / VALUE_QUADS;
+  let v = load_v_quad(block, clamp(key, begin, end), min(i % VALUE_QUADS, (params.head_dim - 1u) / 4u));
+  return select(vec4<f32>(), v, key >= begin && key <= end);
 }
 
-fn store_score(block: u32, key: u32, group: u32, dot: vec4<f32>) {
-  key_stage[key * ROW_STRIDE + group] = params.scale * (k_scale(block, key) * dot);
+// Zero for keys that no row sees.
+fn seen_v_scale(block: u32, key: u32, begin: u32, end: u32) -> f32 {
+  return select(0.0, v_scale(block, key), key >= begin && key <= end);
+}
+
+fn scaled(block: u32, key: u32, dot: vec4<f32>) -> vec4<f32> {
+  return params.scale * (k_scale(block, key) * dot);
 }
 
 fn visible(key: u32, first_keys: vec4<u32>, positions: vec4<u32>) -> vec4<bool> {
@@ -76,52 +79,61 @@ fn visible(key: u32, first_keys: vec4<u32>, positions: vec4<u32>) -> vec4<bool> 
 }
 
 // Maximum over the lanes of a group.
-fn max_of_lanes(group: u32) -> vec4<f32> {
-  var result = row_stage[group];
+fn max_of_lanes(rows: u32) -> vec4<f32> {
+  var result = row_stage[rows];
   for (var i = 1u; i < LANES; i += 1u) {
-    result = max(result, row_stage[i * ROW_STRIDE + group]);
+    result = max(result, row_stage[i * ROW_STRIDE + rows]);
   }
   return result;
 }
 
+fn sum_of_pair(rows: u32, i: u32) -> vec4<f32> {
+  let at = LANES * ROW_STRIDE + rows;
+  return row_stage[at + i * ROW_STRIDE] + row_stage[at + (i + LANES / 2u) * ROW_STRIDE];
+}
+
 // Sum over the lanes of a group by pairwise halving.
-fn sum_of_lanes(group: u32) -> vec4<f32> {
-  let at = LANES * ROW_STRIDE + group;
-  var sums: array<vec4<f32>, LANES / 2u>;
-  for (var i = 0u; i < LANES / 2u; i += 1u) {
-    sums[i] = row_stage[at + i * ROW_STRIDE] + row_stage[at + (i + LANES / 2u) * ROW_STRIDE];
-  }
-  let quarter_0 = sums[0] + sums[4];
-  let quarter_1 = sums[1] + sums[5];
-  let quarter_2 = sums[2] + sums[6];
-  let quarter_3 = sums[3] + sums[7];
+fn sum_of_lanes(rows: u32) -> vec4<f32> {
+  let quarter_0 = sum_of_pair(rows, 0u) + sum_of_pair(rows, 4u);
+  let quarter_1 = sum_of_pair(rows, 1u) + sum_of_pair(rows, 5u);
+  let quarter_2 = sum_of_pair(rows, 2u) + sum_of_pair(rows, 6u);
+  let quarter_3 = sum_of_pair(rows, 3u) + sum_of_pair(rows, 7u);
   return (quarter_0 + quarter_2) + (quarter_1 + quarter_3);
 }
 
-// Sums with those of a further page folded in: a is the factor of what was there, b that of the page.
-fn folded(
-  o: vec4<f32>,
+// What a page does to the sums of four rows: a is the factor of what was there, b that of the page.
+struct Fold {
+  m: vec4<f32>,
   a: vec4<f32>,
-  page: vec4<f32>,
   b: vec4<f32>,
   is_first: vec4<bool>,
   is_later: vec4<bool>,
-) -> vec4<f32> {
-  return select(select(o, fma(o, a, page * b), is_later), page, is_first);
+}
+
+// A row leaves pages alone that it does not see.
+fn fold_of(page: u32, m: vec4<f32>, m_p: vec4<f32>, first_keys: vec4<u32>, positions: vec4<u32>) -> Fold {
+  let both = max(m, m_p);
+  let first_pages = first_keys / PAGE_SIZE;
+  let is_first = vec4<u32>(page) == first_pages;
+  let is_later = (vec4<u32>(page) > first_pages) & (vec4<u32>(page * PAGE_SIZE) <= positions);
+  return Fold(select(select(m, both, is_later), m_p, is_first), exp(m - both), exp(m_p - both), is_first, is_later);
+}
+
+fn folded(o: vec4<f32>, page: vec4<f32>, by: Fold) -> vec4<f32> {
+  return select(select(o, fma(o, by.a, page * by.b), by.is_later), page, by.is_first);
 }
 
 fn attended(r: u32, d: u32) -> f32 {
-  return key_stage[d][r];
+  return key_stage[r / 4u * MOST_FEATURES + d][r % 4u];
 }
 
 // Every invocation of the workgroup calls it.
-fn run(head: u32, tile_index: u32, invocation: u32) {
-  let lane = invocation % LANES;
-  let group = invocation / LANES;
-  let pairs = params.head_dim / 2u;
+fn run(head: u32, index: u32, invocation: u32) {
+  let lane = (invocation & 1u) | ((invocation >> 2u) & 14u);
+  let group = ((invocation >> 1u) & 3u) | ((invocation >> 4u) & 4u);
   let kv_head = head / (params.heads / params.kv_heads);
   if (invocation == 0u) {
-    let rows = tiles[tile_index];
+    let rows = tiles[params.count - 1u - index];
     tile = vec4<u32>(rows, row_info[rows.x]);
   }
   let at = workgroupUniformLoad(&tile);
@@ -139,7 +151,6 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
     first_visible(positions.z),
     first_visible(positions.w),
   );
-  let first_pages = first_keys / PAGE_SIZE;
   // Of the whole tile.
   let last_position = at.w + count - 1u;
   let first_key = first_visible(at.w);
@@ -147,174 +158,172 @@ fn run(head: u32, tile_index: u32, invocation: u32) {
 
   var m = vec4<f32>();
   var l = vec4<f32>();
-  // Pairs 4 * turn .. 4 * turn + 4 of the invocation, even and odd features.
-  var o_even = array<vec4<f32>, 4u * TURNS>();
-  var o_odd = array<vec4<f32>, 4u * TURNS>();
+  // Of the features 4 * lane .. 4 * lane + 4, then of those 64 further.
+  var o_a_x = vec4<f32>();
+  var o_a_y = vec4<f32>();
+  var o_a_z = vec4<f32>();
+  var o_a_w = vec4<f32>();
+  var o_b_x = vec4<f32>();
+  var o_b_y = vec4<f32>();
+  var o_b_z = vec4<f32>();
+  var o_b_w = vec4<f32>();
   for (var page = first_key / PAGE_SIZE; page <= last_page; page += 1u) {
     let block = block_of(at.z * params.table_stride + page, kv_head);
+    // The keys that some row of the tile sees; p is 0 for rows that do not.
+    let begin = max(first_key, page * PAGE_SIZE) % PAGE_SIZE;
+    let end = min(last_position - page * PAGE_SIZE, PAGE_SIZE - 1u);
     // Of the invocation's keys lane, lane + 16, lane + 32, lane + 48.
     var dot_0 = vec4<f32>();
     var dot_1 = vec4<f32>();
     var dot_2 = vec4<f32>();
     var dot_3 = vec4<f32>();
+
     for (var first = 0u; first < params.head_dim; first += STAGE_FEATURES) {
+      let q_0 = fetch_q(at, head, first, invocation);
+      let q_1 = fetch_q(at, head, first, invocation + WORKGROUP);
+      let k_0 = fetch_k(block, first, invocation);
+      let k_1 = fetch_k(block, first, invocation + WORKGROUP);
+      let k_2 = fetch_k(block, first, invocation + 2u * WORKGROUP);
+      let k_3 = fetch_k(block, first, invocation + 3u * WORKGROUP);
       workgroupBarrier();   // what the stages held was read
-      stage_features(first_row, count, head, block, first, invocation);
+      let q_at = invocation % STAGE_FEATURES * ROW_STRIDE + invocation / STAGE_FEATURES;
+      row_stage[q_at] = q_0;
+      row_stage[q_at + 4u] = q_1;
+      let k_at = invocation / STAGE_QUADS * KEY_STRIDE + invocation % STAGE_QUADS;
+      key_stage[k_at] = k_0;
+      key_stage[k_at + 16u * KEY_STRIDE] = k_1;
+      key_stage[k_at + 32u * KEY_STRIDE] = k_2;
+      key_stage[k_at + 48u * KEY_STRIDE] = k_3;
       workgroupBarrier();
-      let quads = min(STAGE_QUADS, (params.head_dim - first + 3u) / 4u);
-      for (var quad = 0u; quad < quads; quad += 1u) {
+      for (var quad = 0u; quad < STAGE_QUADS; quad += 1u) {
         let rows = 4u * quad * ROW_STRIDE + group;
-        dot_0 = add_products(dot_0, rows, key_stage[lane * KEY_STRIDE + quad]);
-        dot_1 = add_products(dot_1, rows, key_stage[(lane + LANES) * KEY_STRIDE + quad]);
-        dot_2 = add_products(dot_2, rows, key_stage[(lane + 2u * LANES) * KEY_STRIDE + quad]);
-        dot_3 = add_products(dot_3, rows, key_stage[(lane + 3u * LANES) * KEY_STRIDE + quad]);
+        let keys = lane * KEY_STRIDE + quad;
+        let key_0 = key_stage[keys];
+        let key_1 = key_stage[keys + 16u * KEY_STRIDE];
+        let key_2 = key_stage[keys + 32u * KEY_STRIDE];
+        let key_3 = key_stage[keys + 48u * KEY_STRIDE];
+        let q_x = row_stage[rows];
+        dot_0 = fma(q_x, vec4<f32>(key_0.x), dot_0);
+        dot_1 = fma(q_x, vec4<f32>(key_1.x), dot_1);
+        dot_2 = fma(q_x, vec4<f32>(key_2.x), dot_2);
+        dot_3 = fma(q_x, vec4<f32>(key_3.x), dot_3);
+        let q_y = row_stage[rows + 1u * ROW_STRIDE];
+        dot_0 = fma(q_y, vec4<f32>(key_0.y), dot_0);
+        dot_1 = fma(q_y, vec4<f32>(key_1.y), dot_1);
+        dot_2 = fma(q_y, vec4<f32>(key_2.y), dot_2);
+        dot_3 = fma(q_y, vec4<f32>(key_3.y), dot_3);
+        let q_z = row_stage[rows + 2u * ROW_STRIDE];
+        dot_0 = fma(q_z, vec4<f32>(key_0.z), dot_0);
+        dot_1 = fma(q_z, vec4<f32>(key_1.z), dot_1);
+        dot_2 = fma(q_z, vec4<f32>(key_2.z), dot_2);
+        dot_3 = fma(q_z, vec4<f32>(key_3.z), dot_3);
+        let q_w = row_stage[rows + 3u * ROW_STRIDE];
+        dot_0 = fma(q_w, vec4<f32>(key_0.w), dot_0);
+        dot_1 = fma(q_w, vec4<f32>(key_1.w), dot_1);
+        dot_2 = fma(q_w, vec4<f32>(key_2.w), dot_2);
+        dot_3 = fma(q_w, vec4<f32>(key_3.w), dot_3);
       }
     }
     workgroupBarrier();   // the stages were read
-    store_score(block, lane, group, dot_0);
-    store_score(block, lane + LANES, group, dot_1);
-    store_score(block, lane + 2u * LANES, group, dot_2);
-    store_score(block, lane + 3u * LANES, group, dot_3);
-    workgroupBarrier();
     let own = lane * ROW_STRIDE + group;
-    let score_0 = key_stage[own];
-    let score_1 = key_stage[own + LANES * ROW_STRIDE];
-    let score_2 = key_stage[own + 2u * LANES * ROW_STRIDE];
-    let score_3 = key_stage[own + 3u * LANES * ROW_STRIDE];
+    key_stage[own] = scaled(block, lane, dot_0);
+    key_stage[own + 16u * ROW_STRIDE] = scaled(block, lane + 16u, dot_1);
+    key_stage[own + 32u * ROW_STRIDE] = scaled(block, lane + 32u, dot_2);
+    key_stage[own + 48u * ROW_STRIDE] = scaled(block, lane + 48u, dot_3);
+    workgroupBarrier();
     let key = page * PAGE_SIZE + lane;
-    let visible_0 = visible(key, first_keys, positions);
-    let visible_1 = visible(key + LANES, first_keys, positions);
-    let visible_2 = visible(key + 2u * LANES, first_keys, positions);
-    let visible_3 = visible(key + 3u * LANES, first_keys, positions);
     let lowest = vec4<f32>(LOWEST);
+    let score_0 = key_stage[own];
+    let visible_0 = visible(key, first_keys, positions);
+    let score_1 = key_stage[own + 16u * ROW_STRIDE];
+    let visible_1 = visible(key + 16u, first_keys, positions);
+    let score_2 = key_stage[own + 32u * ROW_STRIDE];
+    let visible_2 = visible(key + 32u, first_keys, positions);
+    let score_3 = key_stage[own + 48u * ROW_STRIDE];
+    let visible_3 = visible(key + 48u, first_keys, positions);
     row_stage[own] = max(
       max(select(lowest, score_0, visible_0), select(lowest, score_1, visible_1)),
       max(select(lowest, score_2, visible_2), select(lowest, score_3, visible_3)),
     );
     workgroupBarrier();
-    let m_p = max_of_lanes(group);
     let none = vec4<f32>();
+    let m_p = max_of_lanes(group);
     let p_0 = select(none, exp(score_0 - m_p), visible_0);
     let p_1 = select(none, exp(score_1 - m_p), visible_1);
     let p_2 = select(none, exp(score_2 - m_p), visible_2);
     let p_3 = select(none, exp(score_3 - m_p), visible_3);
-    key_stage[own] = p_0 * v_scale(block, lane);
-    key_stage[own + LANES * ROW_STRIDE] = p_1 * v_scale(block, lane + LANES);
-    key_stage[own + 2u * LANES * ROW_STRIDE] = p_2 * v_scale(block, lane + 2u * LANES);
-    key_stage[own + 3u * LANES * ROW_STRIDE] = p_3 * v_scale(block, lane + 3u * LANES);
+    let v_scale_0 = seen_v_scale(block, lane, begin, end);
+    key_stage[own] = p_0 * v_scale_0;
+    let v_scale_1 = seen_v_scale(block, lane + 16u, begin, end);
+    key_stage[own + 16u * ROW_STRIDE] = p_1 * v_scale_1;
+    let v_scale_2 = seen_v_scale(block, lane + 32u, begin, end);
+    key_stage[own + 32u * ROW_STRIDE] = p_2 * v_scale_2;
+    let v_scale_3 = seen_v_scale(block, lane + 48u, begin, end);
+    key_stage[own + 48u * ROW_STRIDE] = p_3 * v_scale_3;
     // Halves of 64 keys, then of 32.
     row_stage[LANES * ROW_STRIDE + own] = (p_0 + p_2) + (p_1 + p_3);
     workgroupBarrier();
-    let l_p = sum_of_lanes(group);
-
-    let m_both = max(m, m_p);
-    let a = exp(m - m_both);
-    let b = exp(m_p - m_both);
-    // A row leaves pages alone that it does not see.
-    let is_first = vec4<u32>(page) == first_pages;
-    let is_later = (vec4<u32>(page) > first_pages) & (vec4<u32>(page * PAGE_SIZE) <= positions);
-    m = select(select(m, m_both, is_later), m_p, is_first);
-    l = select(select(l, fma(l, a, l_p * b), is_later), l_p, is_first);
-    // The keys that some row of the tile sees; p is 0 for rows that do not.
-    let begin = max(first_key, page * PAGE_SIZE) % PAGE_SIZE;
-    let end = min(last_position - page * PAGE_SIZE, PAGE_SIZE - 1u);
-    for (var turn = 0u; turn * TURN_FEATURES < params.head_dim; turn += 1u) {
-      // Pairs past the end of the head are computed as its last one, and not stored.
-      let pair = turn * 4u * LANES + lane;
-      let last_pair = pairs - 1u;
-      var even_0 = vec4<f32>();
-      var even_1 = vec4<f32>();
-      var even_2 = vec4<f32>();
-      var even_3 = vec4<f32>();
-      var odd_0 = vec4<f32>();
-      var odd_1 = vec4<f32>();
-      var odd_2 = vec4<f32>();
-      var odd_3 = vec4<f32>();
-      // Four keys at a time, so that what is read of them is on its way at once. Past the end p is 0 and the key is the last one.
-      for (var first = begin; first <= end; first += 4u) {
-        let j_0 = first;
-        let j_1 = min(first + 1u, end);
-        let j_2 = min(first + 2u, end);
-        let j_3 = min(first + 3u, end);
-        let v_00 = load_v_pair(block, j_0, min(pair, last_pair));
-        let v_01 = load_v_pair(block, j_0, min(pair + LANES, last_pair));
-        let v_02 = load_v_pair(block, j_0, min(pair + 2u * LANES, last_pair));
-        let v_03 = load_v_pair(block, j_0, min(pair + 3u * LANES, last_pair));
-        let v_10 = load_v_pair(block, j_1, min(pair, last_pair));
-        let v_11 = load_v_pair(block, j_1, min(pair + LANES, last_pair));
-        let v_12 = load_v_pair(block, j_1, min(pair + 2u * LANES, last_pair));
-        let v_13 = load_v_pair(block, j_1, min(pair + 3u * LANES, last_pair));
-        let v_20 = load_v_pair(block, j_2, min(pair, last_pair));
-        let v_21 = load_v_pair(block, j_2, min(pair + LANES, last_pair));
-        let v_22 = load_v_pair(block, j_2, min(pair + 2u * LANES, last_pair));
-        let v_23 = load_v_pair(block, j_2, min(pair + 3u * LANES, last_pair));
-        let v_30 = load_v_pair(block, j_3, min(pair, last_pair));
-        let v_31 = load_v_pair(block, j_3, min(pair + LANES, last_pair));
-        let v_32 = load_v_pair(block, j_3, min(pair + 2u * LANES, last_pair));
-        let v_33 = load_v_pair(block, j_3, min(pair + 3u * LANES, last_pair));
-        let p_0 = key_stage[j_0 * ROW_STRIDE + group];
-        let p_1 = select(none, key_stage[j_1 * ROW_STRIDE + group], vec4<bool>(first + 1u <= end));
-        let p_2 = select(none, key_stage[j_2 * ROW_STRIDE + group], vec4<bool>(first + 2u <= end));
-        let p_3 = select(none, key_stage[j_3 * ROW_STRIDE + group], vec4<bool>(first + 3u <= end));
-        even_0 = fma(p_0, vec4<f32>(v_00.x), even_0);
-        odd_0 = fma(p_0, vec4<f32>(v_00.y), odd_0);
-        even_1 = fma(p_0, vec4<f32>(v_01.x), even_1);
-        odd_1 = fma(p_0, vec4<f32>(v_01.y), odd_1);
-        even_2 = fma(p_0, vec4<f32>(v_02.x), even_2);
-        odd_2 = fma(p_0, vec4<f32>(v_02.y), odd_2);
-        even_3 = fma(p_0, vec4<f32>(v_03.x), even_3);
-        odd_3 = fma(p_0, vec4<f32>(v_03.y), odd_3);
-        even_0 = fma(p_1, vec4<f32>(v_10.x), even_0);
-        odd_0 = fma(p_1, vec4<f32>(v_10.y), odd_0);
-        even_1 = fma(p_1, vec4<f32>(v_11.x), even_1);
-        odd_1 = fma(p_1, vec4<f32>(v_11.y), odd_1);
-        even_2 = fma(p_1, vec4<f32>(v_12.x), even_2);
-        odd_2 = fma(p_1, vec4<f32>(v_12.y), odd_2);
-        even_3 = fma(p_1, vec4<f32>(v_13.x), even_3);
-        odd_3 = fma(p_1, vec4<f32>(v_13.y), odd_3);
-        even_0 = fma(p_2, vec4<f32>(v_20.x), even_0);
-        odd_0 = fma(p_2, vec4<f32>(v_20.y), odd_0);
-        even_1 = fma(p_2, vec4<f32>(v_21.x), even_1);
-        odd_1 = fma(p_2, vec4<f32>(v_21.y), odd_1);
-        even_2 = fma(p_2, vec4<f32>(v_22.x), even_2);
-        odd_2 = fma(p_2, vec4<f32>(v_22.y), odd_2);
-        even_3 = fma(p_2, vec4<f32>(v_23.x), even_3);
-        odd_3 = fma(p_2, vec4<f32>(v_23.y), odd_3);
-        even_0 = fma(p_3, vec4<f32>(v_30.x), even_0);
-        odd_0 = fma(p_3, vec4<f32>(v_30.y), odd_0);
-        even_1 = fma(p_3, vec4<f32>(v_31.x), even_1);
-        odd_1 = fma(p_3, vec4<f32>(v_31.y), odd_1);
-        even_2 = fma(p_3, vec4<f32>(v_32.x), even_2);
-        odd_2 = fma(p_3, vec4<f32>(v_32.y), odd_2);
-        even_3 = fma(p_3, vec4<f32>(v_33.x), even_3);
-        odd_3 = fma(p_3, vec4<f32>(v_33.y), odd_3);
+    let fold = fold_of(page, m, m_p, first_keys, positions);
+    m = fold.m;
+    l = folded(l, sum_of_lanes(group), fold);
+    var page_a_x = vec4<f32>();
+    var page_a_y = vec4<f32>();
+    var page_a_z = vec4<f32>();
+    var page_a_w = vec4<f32>();
+    var page_b_x = vec4<f32>();
+    var page_b_y = vec4<f32>();
+    var page_b_z = vec4<f32>();
+    var page_b_w = vec4<f32>();
+    let first_values = begin / VALUE_KEYS * VALUE_KEYS;
+    for (var first = first_values; first <= end; first += VALUE_KEYS) {
+      let v_0 = fetch_v(block, first, begin, end, invocation);
+      let v_1 = fetch_v(block, first, begin, end, invocation + WORKGROUP);
+      workgroupBarrier();   // what the stage held was read
+      row_stage[invocation] = v_0;
+      row_stage[invocation + WORKGROUP] = v_1;
+      workgroupBarrier();
+      for (var j = 0u; j < VALUE_KEYS; j += 1u) {
+        let p = key_stage[(first + j) * ROW_STRIDE + group];
+        let value_a = row_stage[j * VALUE_QUADS + lane];
+        let value_b = row_stage[j * VALUE_QUADS + lane + LANES];
+        page_a_x = fma(p, vec4<f32>(value_a.x), page_a_x);
+        page_a_y = fma(p, vec4<f32>(value_a.y), page_a_y);
+        page_a_z = fma(p, vec4<f32>(value_a.z), page_a_z);
+        page_a_w = fma(p, vec4<f32>(value_a.w), page_a_w);
+        page_b_x = fma(p, vec4<f32>(value_b.x), page_b_x);
+        page_b_y = fma(p, vec4<f32>(value_b.y), page_b_y);
+        page_b_z = fma(p, vec4<f32>(value_b.z), page_b_z);
+        page_b_w = fma(p, vec4<f32>(value_b.w), page_b_w);
       }
-      o_even[4u * turn] = folded(o_even[4u * turn], a, even_0, b, is_first, is_later);
-      o_odd[4u * turn] = folded(o_odd[4u * turn], a, odd_0, b, is_first, is_later);
-      o_even[4u * turn + 1u] = folded(o_even[4u * turn + 1u], a, even_1, b, is_first, is_later);
-      o_odd[4u * turn + 1u] = folded(o_odd[4u * turn + 1u], a, odd_1, b, is_first, is_later);
-      o_even[4u * turn + 2u] = folded(o_even[4u * turn + 2u], a, even_2, b, is_first, is_later);
-      o_odd[4u * turn + 2u] = folded(o_odd[4u * turn + 2u], a, odd_2, b, is_first, is_later);
-      o_even[4u * turn + 3u] = folded(o_even[4u * turn + 3u], a, even_3, b, is_first, is_later);
-      o_odd[4u * turn + 3u] = folded(o_odd[4u * turn + 3u], a, odd_3, b, is_first, is_later);
     }
+    o_a_x = folded(o_a_x, page_a_x, fold);
+    o_a_y = folded(o_a_y, page_a_y, fold);
+    o_a_z = folded(o_a_z, page_a_z, fold);
+    o_a_w = folded(o_a_w, page_a_w, fold);
+    o_b_x = folded(o_b_x, page_b_x, fold);
+    o_b_y = folded(o_b_y, page_b_y, fold);
+    o_b_z = folded(o_b_z, page_b_z, fold);
+    o_b_w = folded(o_b_w, page_b_w, fold);
   }
 
-  // Four rows at a time.
+  // Half the rows at a time.
   let outputs = outputs_of(head);
-  for (var first = 0u; first < count; first += 4u) {
+  for (var part = 0u; part < 2u; part += 1u) {
     workgroupBarrier();   // what is there was read
-    if (group == first / 4u) {
-      for (var i = 0u; i < 4u * TURNS; i += 1u) {
-        let pair = i * LANES + lane;
-        if (pair < pairs) {
-          key_stage[2u * pair] = o_even[i] / l;
-          key_stage[2u * pair + 1u] = o_odd[i] / l;
-        }
-      }
+    let to = group % 4u * MOST_FEATURES + 4u * lane;
+    if (group / 4u == part) {
+      key_stage[to] = o_a_x / l;
+      key_stage[to + 1u] = o_a_y / l;
+      key_stage[to + 2u] = o_a_z / l;
+      key_stage[to + 3u] = o_a_w / l;
+      key_stage[to + 64u] = o_b_x / l;
+      key_stage[to + 65u] = o_b_y / l;
+      key_stage[to + 66u] = o_b_z / l;
+      key_stage[to + 67u] = o_b_w / l;
     }
     workgroupBarrier();
-    let rows = min(count - first, 4u);
+    let first = part * 16u;
+    let rows = min(max(count, first) - first, 16u);
     for (var i = invocation; i < rows * outputs; i += WORKGROUP) {
       let r = i / outputs;
       store(first_row + first + r, r, head, i % outputs);

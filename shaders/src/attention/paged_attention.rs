@@ -45,6 +45,11 @@ pub struct FlatParams {
 /// Most rows of a tile of attention_prefill_*.
 pub const TILE: u32 = 32;
 
+/// Whether attention_prefill_* takes such heads; attention_decode_* takes all.
+pub const fn fits_tiles(head_dim: u32) -> bool {
+    head_dim <= 128
+}
+
 /// Whether the kernels on matrices of f16 take such heads.
 pub const fn fits_matrices(head_dim: u32) -> bool {
     head_dim.is_multiple_of(16) && head_dim <= 128

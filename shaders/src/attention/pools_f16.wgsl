@@ -11,16 +11,24 @@ fn pair_at(block: u32, key: u32, pair: u32) -> u32 {
 // Features 4 * quad .. 4 * quad + 4 of a key, zeros past head_dim.
 fn load_k_quad(block: u32, key: u32, quad: u32) -> vec4<f32> {
   let at = pair_at(block, key, 2u * quad);
+  let is_whole = 4u * quad + 2u < params.head_dim;
   let low = unpack2x16float(k_pool[at]);
-  if (4u * quad + 2u < params.head_dim) {
-    return vec4<f32>(low, unpack2x16float(k_pool[at + 1u]));
-  }
-  return vec4<f32>(low, 0.0, 0.0);
+  let high = unpack2x16float(k_pool[select(at, at + 1u, is_whole)]);
+  return vec4<f32>(low, select(vec2<f32>(), high, is_whole));
 }
 
 // A pair of features of a value.
 fn load_v_pair(block: u32, key: u32, pair: u32) -> vec2<f32> {
   return unpack2x16float(v_pool[pair_at(block, key, pair)]);
+}
+
+// Features 4 * quad .. 4 * quad + 4 of a value, zeros past head_dim.
+fn load_v_quad(block: u32, key: u32, quad: u32) -> vec4<f32> {
+  let at = pair_at(block, key, 2u * quad);
+  let is_whole = 4u * quad + 2u < params.head_dim;
+  let low = unpack2x16float(v_pool[at]);
+  let high = unpack2x16float(v_pool[select(at, at + 1u, is_whole)]);
+  return vec4<f32>(low, select(vec2<f32>(), high, is_whole));
 }
 
 fn k_scale(block: u32, key: u32) -> f32 {

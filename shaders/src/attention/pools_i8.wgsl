@@ -29,6 +29,11 @@ fn load_v_pair(block: u32, key: u32, pair: u32) -> vec2<f32> {
   return select(quad.xy, quad.zw, pair % 2u == 1u);
 }
 
+// Features 4 * quad .. 4 * quad + 4 of a value, zeros past head_dim.
+fn load_v_quad(block: u32, key: u32, quad: u32) -> vec4<f32> {
+  return vec4<f32>(unpack4xI8(v_pool[quad_at(block, key, quad)]));
+}
+
 fn k_scale(block: u32, key: u32) -> f32 {
   return bitcast<f32>(k_pool[scale_at(block, key)]);
 }

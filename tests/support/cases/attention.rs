@@ -353,8 +353,11 @@ fn attention() -> Vec<Case> {
     let mut cases = Vec::new();
     for pool in &POOL_TYPES {
         cases.extend(DECODES.iter().map(|problem| problem.decode(pool)));
-        let all = DECODES.iter().chain(PREFILLS);
-        cases.extend(all.map(|problem| problem.prefill(pool, TILE)));
+        for problem in DECODES.iter().chain(PREFILLS) {
+            cases.extend(problem.fits_tiles().then(|| problem.prefill(pool, TILE)));
+        }
+        let wide = PREFILLS.iter().filter(|problem| !problem.fits_tiles());
+        cases.extend(wide.map(|problem| problem.decode(pool)));
     }
     cases
 }
@@ -426,16 +429,17 @@ const SHORT_TILE: u32 = 3;
 pub fn equal_pairs() -> Vec<(Case, Case)> {
     let mut pairs = Vec::new();
     for pool in &POOL_TYPES {
-        for problem in DECODES.iter().chain(PREFILLS) {
+        let tiled = |problem: &&Problem| problem.fits_tiles();
+        for problem in DECODES.iter().chain(PREFILLS).filter(tiled) {
             pairs.push((problem.decode(pool), problem.prefill(pool, TILE)));
         }
-        for problem in PREFILLS {
+        for problem in PREFILLS.iter().filter(tiled) {
             pairs.push((
                 problem.prefill(pool, SHORT_TILE),
                 problem.prefill(pool, TILE),
             ));
         }
-        for flat in FLATS {
+        for flat in FLATS.iter().filter(|flat| flat.problem.fits_tiles()) {
             pairs.push((flat.decode(pool), flat.prefill(pool, TILE)));
             pairs.push((flat.prefill(pool, SHORT_TILE), flat.prefill(pool, TILE)));
         }
@@ -490,6 +494,10 @@ impl Problem {
 
     fn features(&self) -> u32 {
         self.heads * self.head_dim
+    }
+
+    fn fits_tiles(&self) -> bool {
+        paged_attention::fits_tiles(self.head_dim)
     }
 
     fn pages_per_sequence(&self) -> u32 {
@@ -724,7 +732,8 @@ fn flat() -> Vec<Case> {
     let mut cases = Vec::new();
     for pool in &POOL_TYPES {
         for flat in FLATS {
-            cases.extend([flat.decode(pool), flat.prefill(pool, TILE)]);
+            cases.push(flat.decode(pool));
+            cases.extend(flat.problem.fits_tiles().then(|| flat.prefill(pool, TILE)));
         }
     }
     cases
