@@ -471,12 +471,11 @@ pub struct Bench {
         value_parser = positive_counts
     )]
     pub batch_size: Vec<Counts>,
-    /// Tokens of one prefill submission (-ub is the same)
+    /// Tokens of one prefill submission (-ub is the same) [default: 2048 on a GPU with memory of its own, 512 elsewhere]
     #[arg(
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "512",
         value_parser = positive_counts
     )]
     pub ubatch_size: Vec<Counts>,

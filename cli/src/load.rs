@@ -5,7 +5,7 @@ use crate::console::{Console, Unit, bytes, stderr_line};
 use crate::exit::usage;
 use anyhow::Result;
 use plateau::checkpoint::{Checkpoint, Folder, LinearFormat, ModelConfig, QuantizationConfig};
-use plateau::exec::{self, DeviceChoice, Opened};
+use plateau::exec::{self, DeviceChoice, Executor, Opened};
 use plateau::session::{LoadOptions, MemoryNeeded, Session, SessionError, memory_needed};
 use plateau::tensor::{Bits, Granularity, KvType, Quant};
 use plateau::tokenizer::Tokenizer;
@@ -77,19 +77,23 @@ pub async fn session(
     options: &LoadOptions,
     console: &Console,
 ) -> Result<Session> {
-    let line = model_line(checkpoint, options)?;
     let opened = open(&args.device, console).await?;
-    console.note(line);
+    console.note(model_line(checkpoint, options, &opened.executor)?);
     upload(checkpoint, opened, options, console).await
 }
 
 /// Which model, in which format, and the memory that it takes.
-pub fn model_line(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<String> {
+pub fn model_line(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    executor: &Executor,
+) -> Result<String> {
+    let memory = memory_needed(checkpoint, options, Some(executor))?;
     Ok(format!(
         "model: {}, {}, {}",
         checkpoint.folder.name(),
         format_label(checkpoint, options.quant),
-        memory_label(memory_needed(checkpoint, options)?, options.kv_type),
+        memory_label(memory, options.kv_type),
     ))
 }
 

@@ -48,7 +48,7 @@ fn a_step_checks_its_rows() {
     pollster::block_on(async {
         let mut session = builtin(&LoadOptions {
             context_size: Some(8),
-            max_rows: 4,
+            max_rows: Some(4),
             ..LoadOptions::default()
         })
         .await;

@@ -89,7 +89,7 @@ fn likelihoods_do_not_depend_on_how_requests_are_packed() {
                 kv_type: KvType::F16,
                 context_size: Some(128),
                 max_sequences: 3,
-                max_rows: 13,
+                max_rows: Some(13),
                 ..LoadOptions::default()
             };
             let mut session = model::load(&checkpoint, executor, &options).await;

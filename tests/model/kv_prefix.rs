@@ -144,7 +144,7 @@ fn options(kv_type: KvType) -> LoadOptions {
     LoadOptions {
         kv_type,
         max_sequences: 3,
-        max_rows: 64,
+        max_rows: Some(64),
         ..LoadOptions::default()
     }
 }

@@ -58,14 +58,14 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
     let mut profiled = Vec::new();
     let mut done: Vec<Row> = Vec::new();
     for model in &models {
-        for [batch, ubatch] in batches(args) {
-            let max_rows = batch.min(ubatch);
+        for (batch, ubatch) in batches(args) {
             let options = LoadOptions {
-                max_rows,
+                max_rows: ubatch.map(|ubatch| batch.min(ubatch)),
                 max_sequences: sequences,
                 ..load::options(&args.load.format, Some(longest))?
             };
             let (mut session, adapter) = model.load(args, &options, console).await?;
+            let max_rows = session.parts().0.capacity.max_rows.min(batch);
             if args.verbose {
                 console.note(dispatches::describe(session.parts().0, sequences, max_rows));
             }
@@ -79,7 +79,8 @@ pub async fn run(args: &Bench, console: &Console) -> Result<()> {
             check(&mut session, console).await?;
             let described = Described {
                 batch,
-                ubatch,
+                ubatch: ubatch.unwrap_or(max_rows),
+                max_rows,
                 ..Described::new(model, &options, &session, adapter.as_ref())
             };
             for &test in &tests {
@@ -155,12 +156,18 @@ impl NewFile {
     }
 }
 
-/// -b and -ub, each with each.
-fn batches(args: &Bench) -> Vec<[u32; 2]> {
-    let ubatches = all_counts(&args.ubatch_size);
+/// -b and -ub, each with each; `None` is what suits the device.
+fn batches(args: &Bench) -> Vec<(u32, Option<u32>)> {
+    let mut ubatches: Vec<Option<u32>> = all_counts(&args.ubatch_size)
+        .into_iter()
+        .map(Some)
+        .collect();
+    if ubatches.is_empty() {
+        ubatches.push(None);
+    }
     let pairs = all_counts(&args.batch_size)
         .into_iter()
-        .flat_map(|batch| ubatches.iter().map(move |&ubatch| [batch, ubatch]));
+        .flat_map(|batch| ubatches.iter().map(move |&ubatch| (batch, ubatch)));
     pairs.collect()
 }
 
@@ -497,14 +504,12 @@ impl Described {
             filename: model.filename(),
             size: session.memory().weights,
             parameters: session.parameters(),
-            batch: options.max_rows,
-            ubatch: options.max_rows,
-            max_rows: options.max_rows,
             kv_type: options.kv_type.name(),
             layers: model.config().num_hidden_layers,
             backend: adapter.map_or("CPU", |adapter| backend_name(adapter.backend)),
             adapter: adapter.map_or_else(|| "CPU twins".to_owned(), |adapter| adapter.name.clone()),
             driver: adapter.map_or_else(String::new, |adapter| adapter.driver.clone()),
+            ..Self::default()
         }
     }
 
@@ -834,7 +839,14 @@ mod tests {
     #[test]
     fn every_batch_is_measured_with_every_ubatch() {
         let pairs = batches(&bench("-b 64,128 --ubatch-size 32,512"));
-        assert_eq!(pairs, [[64, 32], [64, 512], [128, 32], [128, 512]]);
+        let ubatches = [Some(32), Some(512)];
+        assert_eq!(
+            pairs,
+            [64, 128]
+                .map(|batch| ubatches.map(|ubatch| (batch, ubatch)))
+                .concat()
+        );
+        assert_eq!(batches(&bench("-b 64")), [(64, None)]);
     }
 
     #[test]

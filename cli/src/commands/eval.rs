@@ -211,6 +211,9 @@ fn check_begin_tokens(candidates: &[Candidate]) -> Result<bool> {
     }
 }
 
+/// Rows of a step: the logits of more would not be read at once, and several models are loaded together.
+const ROWS: u32 = 512;
+
 async fn open(args: &Eval, model: Option<&str>, options: LoadOptions) -> Result<Candidate> {
     let checkpoint = load::checkpoint(model).await?;
     let bos = match args.no_bos {
@@ -221,7 +224,10 @@ async fn open(args: &Eval, model: Option<&str>, options: LoadOptions) -> Result<
         name: checkpoint.folder.name(),
         tokenizer: load::tokenizer(&checkpoint).await?,
         checkpoint,
-        options,
+        options: LoadOptions {
+            max_rows: Some(ROWS),
+            ..options
+        },
         reference: false,
         bos,
         questions: Vec::new(),
@@ -452,7 +458,7 @@ impl Candidate {
         let context = window.max(longest).unwrap_or(1);
         self.options.context_size = Some(u32::try_from(context).unwrap_or(u32::MAX));
         if longest.is_some() {
-            let alone = memory_needed(&self.checkpoint, &self.options)?.kv_cache;
+            let alone = memory_needed(&self.checkpoint, &self.options, None)?.kv_cache;
             let sequences = (KV_BYTES / alone.max(1)).clamp(1, MOST_SEQUENCES);
             self.options.max_sequences = sequences as u32;
         }
@@ -498,7 +504,9 @@ async fn load_all(
 ) -> Result<Vec<Session>> {
     let needed = candidates
         .iter()
-        .map(|candidate| Ok(memory_needed(&candidate.checkpoint, &candidate.options)?.total()))
+        .map(|candidate| {
+            Ok(memory_needed(&candidate.checkpoint, &candidate.options, None)?.total())
+        })
         .sum::<Result<u64>>()?;
     let first = load::open(&args.load.device, console).await?;
     if let Some(available) = first.executor.available_memory() {
@@ -521,7 +529,8 @@ async fn load_all(
                 exec::open_with(&device.device, device.choices()).await?
             }
         };
-        console.note(load::model_line(&candidate.checkpoint, &candidate.options)?);
+        let (checkpoint, options) = (&candidate.checkpoint, &candidate.options);
+        console.note(load::model_line(checkpoint, options, &opened.executor)?);
         sessions
             .push(load::upload(&candidate.checkpoint, opened, &candidate.options, console).await?);
     }

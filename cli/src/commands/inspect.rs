@@ -93,7 +93,7 @@ pub async fn run(args: &Inspect) -> Result<()> {
 }
 
 fn describe<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Model<'a>> {
-    let memory = memory_needed(checkpoint, options)?;
+    let memory = memory_needed(checkpoint, options, None)?;
     let tensors = checkpoint.tensors.iter().map(|(name, tensor)| Tensor {
         name,
         dtype: tensor.dtype.name(),

@@ -161,6 +161,8 @@ pub struct AdapterInfo {
 
 /// The kind of an adapter that is a driver which computes on the CPU.
 pub const SOFTWARE: &str = "software";
+/// The kind of an adapter with memory of its own.
+pub const DISCRETE: &str = "discrete";
 
 impl AdapterInfo {
     /// What plans for it may use.

@@ -5,13 +5,13 @@ use crate::Error;
 use crate::checkpoint::{
     ActivationFormat, Checkpoint, FLATTEN_PADDING, LinearFormat, LoadError, ModelConfig,
 };
-use crate::exec::Executor;
+use crate::exec::{DISCRETE, Executor};
 use crate::model::{
     Capacity, LinearSpec, LinearWeights, Model, NormPart, Part, Source, StepShape, StoredPrefix,
     TableWeights, WeightsConfig, planned_pages,
 };
 use crate::ops::{Input, RowRange, StaticInput, WeightFormat};
-use crate::plan::Features;
+use crate::plan::{BufferDesc, Features};
 use crate::sampler::SamplerConfig;
 use crate::tensor::{Bits, Granularity, KvType, Quant};
 use plateau_shaders::attention::max_tiles;
@@ -35,8 +35,8 @@ pub struct LoadOptions {
     pub context_size: Option<u32>,
     /// Sequences that can be decoded together.
     pub max_sequences: u32,
-    /// Rows of one step.
-    pub max_rows: u32,
+    /// Rows of one step; `None` is 2048 on a GPU with memory of its own, halved down to 512 while the model would not fit, and 512 elsewhere.
+    pub max_rows: Option<u32>,
     /// Weights larger than this are split by rows; `None` is what the device can bind.
     pub max_weight_bytes: Option<u64>,
 }
@@ -49,7 +49,7 @@ impl Default for LoadOptions {
             kv_type: KvType::F16,
             context_size: None,
             max_sequences: 1,
-            max_rows: 512,
+            max_rows: None,
             max_weight_bytes: None,
         }
     }
@@ -57,6 +57,11 @@ impl Default for LoadOptions {
 
 /// The context where neither the user nor the model asks for less.
 const DEFAULT_CONTEXT: u32 = 4096;
+
+/// Rows of one step where the options leave them open: the more, the faster is a long prompt, but a dispatch of a slow GPU may not take
+/// seconds, and activations grow with them.
+const ROWS: u32 = 512;
+const DISCRETE_ROWS: u32 = 2048;
 
 /// Host memory for weights on their way: rows are read, converted and uploaded in chunks of about this size.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -111,23 +116,17 @@ enum WeightSource<'a> {
     Random,
 }
 
-/// What [`Session::load`] would take on a device whose buffers have no limit, from shapes alone.
+/// What [`Session::load`] would take, from shapes alone: on that device, or on one whose buffers have no limit, with the fewest rows that
+/// the options leave open.
 pub fn memory_needed(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
+    executor: Option<&Executor>,
 ) -> Result<MemoryNeeded, Error> {
     let statics = BTreeMap::new();
-    Ok(MemoryNeeded::of(&declare(
-        &checkpoint.config,
-        Some(checkpoint),
-        options,
-        &statics,
-        0,
-        DeviceTraits {
-            max_buffer_bytes: u64::MAX,
-            features: Features::default(),
-        },
-    )?))
+    let config = &checkpoint.config;
+    let model = declare(config, Some(checkpoint), options, &statics, 0, executor)?;
+    Ok(MemoryNeeded::of(&model))
 }
 
 pub(super) async fn load(
@@ -137,14 +136,13 @@ pub(super) async fn load(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Session, Error> {
     let statics = read_static_inputs(checkpoint).await?;
-    let device = DeviceTraits::of(&executor);
     let model = declare(
         &checkpoint.config,
         Some(checkpoint),
         options,
         &statics,
         0,
-        device,
+        Some(&executor),
     )?;
     fill(
         model,
@@ -180,8 +178,14 @@ pub(super) async fn synthetic(
         (Some(added), Input::Dynamic(bits)) => synthetic_inputs(config, bits, added),
         _ => BTreeMap::new(),
     };
-    let device = DeviceTraits::of(&executor);
-    let model = declare(config, None, options, &statics, format.group_size, device)?;
+    let model = declare(
+        config,
+        None,
+        options,
+        &statics,
+        format.group_size,
+        Some(&executor),
+    )?;
     fill(model, executor, &WeightSource::Random, options, progress).await
 }
 
@@ -242,6 +246,29 @@ impl DeviceTraits {
     }
 }
 
+/// Rows of one step on an adapter of that kind.
+fn rows_for(kind: Option<&str>) -> u32 {
+    match kind {
+        Some(DISCRETE) => DISCRETE_ROWS,
+        Some(_) | None => ROWS,
+    }
+}
+
+/// Whether a device has the memory, and buffers large enough for the activations.
+fn fits(model: &Model, executor: &Executor) -> bool {
+    let rows = model.capacity.max_rows;
+    let shape = StepShape::Rows {
+        rows,
+        tiles: max_tiles(rows, 1),
+        logits: 1,
+    };
+    let plan = model.step(&shape).plan;
+    let largest = plan.scratch.iter().map(BufferDesc::bytes).max();
+    let available = executor.available_memory().unwrap_or(u64::MAX);
+    MemoryNeeded::of(model).total() <= available
+        && largest.unwrap_or(0) <= executor.max_buffer_bytes()
+}
+
 /// The model's graph under the options, with no weight read.
 fn declare(
     config: &ModelConfig,
@@ -249,7 +276,41 @@ fn declare(
     options: &LoadOptions,
     statics: &BTreeMap<String, StaticInput>,
     group_size: u32,
+    executor: Option<&Executor>,
+) -> Result<Model, Error> {
+    let device = executor.map_or(
+        DeviceTraits {
+            max_buffer_bytes: u64::MAX,
+            features: Features::default(),
+        },
+        DeviceTraits::of,
+    );
+    let declared = |rows| {
+        declare_for(
+            config, checkpoint, options, statics, group_size, device, rows,
+        )
+    };
+    let (Some(executor), None) = (executor, options.max_rows) else {
+        return declared(options.max_rows.unwrap_or(ROWS));
+    };
+    let mut rows = rows_for(executor.adapter().map(|adapter| adapter.kind));
+    let mut model = declared(rows)?;
+    while rows > ROWS && !fits(&model, executor) {
+        rows /= 2;
+        model = declared(rows)?;
+    }
+    Ok(model)
+}
+
+/// As [`declare`], with so many rows in a step.
+fn declare_for(
+    config: &ModelConfig,
+    checkpoint: Option<&Checkpoint>,
+    options: &LoadOptions,
+    statics: &BTreeMap<String, StaticInput>,
+    group_size: u32,
     device: DeviceTraits,
+    max_rows: u32,
 ) -> Result<Model, Error> {
     let limit = config.max_position_embeddings;
     let context_size = options.context_size.unwrap_or(limit.min(DEFAULT_CONTEXT));
@@ -263,9 +324,7 @@ fn declare(
     let capacity = Capacity {
         context_size,
         max_sequences: options.max_sequences,
-        max_rows: options
-            .max_rows
-            .min(context_size.saturating_mul(options.max_sequences)),
+        max_rows: max_rows.min(context_size.saturating_mul(options.max_sequences)),
         kv_type: options.kv_type,
     };
     let quantization = checkpoint.and_then(|checkpoint| checkpoint.quantization.as_ref());
@@ -932,6 +991,15 @@ fn random_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_gpu_with_memory_of_its_own_has_long_steps() {
+        assert_eq!(rows_for(Some("discrete")), 2048);
+        for kind in ["integrated", "virtual", "software", "other"] {
+            assert_eq!(rows_for(Some(kind)), 512, "{kind}");
+        }
+        assert_eq!(rows_for(None), 512);
+    }
 
     #[test]
     fn segments_stay_inside_their_tensor() {

@@ -2,7 +2,8 @@
 
 use super::{GpuExecutor, GpuOptions, MatrixProof, matrices};
 use crate::exec::{
-    AdapterInfo, AttentionChoice, DeviceChoice, DeviceError, KernelChoice, KernelChoices, SOFTWARE,
+    AdapterInfo, AttentionChoice, DISCRETE, DeviceChoice, DeviceError, KernelChoice, KernelChoices,
+    SOFTWARE,
 };
 use plateau_shaders::Matrices;
 use std::sync::OnceLock;
@@ -48,7 +49,7 @@ fn backend_name(backend: Backend) -> &'static str {
 
 fn kind_name(kind: DeviceType) -> &'static str {
     match kind {
-        DeviceType::DiscreteGpu => "discrete",
+        DeviceType::DiscreteGpu => DISCRETE,
         DeviceType::IntegratedGpu => "integrated",
         DeviceType::VirtualGpu => "virtual",
         DeviceType::Cpu => SOFTWARE,
