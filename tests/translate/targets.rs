@@ -151,8 +151,11 @@ fn hlsl(
     entry_point: &str,
     model: hlsl::ShaderModel,
 ) -> Result<Text, String> {
+    // As wgpu does for the engine, which wants no checks: loops that count their turns take FXC minutes, where it takes them at all.
     let options = hlsl::Options {
         shader_model: model,
+        restrict_indexing: false,
+        force_loop_bounding: false,
         ..Default::default()
     };
     let pipeline = hlsl::PipelineOptions {

@@ -30,8 +30,10 @@ static void *pointer(Object *blob) { return ((Pointer)blob->table[3])(blob); }
 static SIZE_T size(Object *blob) { return ((Size)blob->table[4])(blob); }
 static void release(Object *object) { if (object) ((Release)object->table[2])(object); }
 
-// The text without line breaks, and not all of it.
+// The text without line breaks, and not all of it: FXC's begins with warnings.
 static void say_error(const char *text, SIZE_T length) {
+  const char *first = strstr(text, "error X");
+  if (first) { length -= first - text; text = first; }
   printf("error ");
   for (SIZE_T i = 0; i < length && i < 400 && text[i]; i++) putchar(text[i] == '\n' || text[i] == '\r' ? ' ' : text[i]);
   putchar('\n');

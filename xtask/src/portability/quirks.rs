@@ -40,7 +40,7 @@ const fn spills(implementation: &'static str, kernel: &'static str) -> Quirk {
 }
 
 /// Compilers that run for every chip with an instruction for a dot product of four bytes.
-const HAVE_DOT: [&str; 10] = [
+const HAVE_DOT: [&str; 11] = [
     "radv-vega20",
     "radv-navi21",
     "radv-navi31",
@@ -50,11 +50,12 @@ const HAVE_DOT: [&str; 10] = [
     "anv-bmg",
     "nvk-turing",
     "nvk-ampere",
+    "nvk-ada",
     "dxc-6.4",
 ];
 
 /// Those whose registers are enough for the kernels that matter.
-const NO_SPILLS: [&str; 12] = [
+const NO_SPILLS: [&str; 13] = [
     "radv-vega20",
     "radv-navi10",
     "radv-navi21",
@@ -66,6 +67,7 @@ const NO_SPILLS: [&str; 12] = [
     "anv-bmg",
     "nvk-turing",
     "nvk-ampere",
+    "nvk-ada",
     "honeykrisp-m1",
 ];
 

@@ -13,6 +13,8 @@ const SUITE: &str = "trixie";
 const MIRROR: &str = "http://deb.debian.org/debian";
 /// Of the backports: the first with cooperative matrices in llvmpipe.
 const MESA: &str = "26.1.6-1~bpo13+1";
+/// Of [`Part::NewShims`], in the tree.
+pub const NEW_SHIMS: &str = "/opt/shims/usr/lib/x86_64-linux-gnu";
 
 /// What a tree has beyond the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub enum Part {
     Vulkan,
     /// Mesa's stand-in for an Intel GPU, which Debian does not package: built from Mesa's source.
     IntelShim,
+    /// Mesa's shims of Debian's unstable, at [`NEW_SHIMS`]: for chips that those of this Mesa do not know. Whatever version is there: unstable
+    /// keeps no old ones, and a shim only answers what chip it is.
+    NewShims,
     Node,
     /// Wine, a cross compiler, an X server without a screen.
     Wine,
@@ -52,6 +57,17 @@ impl Part {
                 ninja -C b src/intel/tools/libintel_noop_drm_shim.so
                 cp b/src/intel/tools/libintel_noop_drm_shim.so /usr/lib/x86_64-linux-gnu/
                 cd / && rm -r /opt/mesa"
+            ),
+            // With lists of its own, so that nothing else comes from there.
+            Self::NewShims => format!(
+                "mkdir -p /opt/shims/lists/partial && cd /opt/shims
+                echo 'deb {MIRROR} sid main' > sources.list
+                set -- -o Dir::Etc::SourceList=$PWD/sources.list -o Dir::Etc::SourceParts=/dev/null \
+                -o Dir::State::Lists=$PWD/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
+                apt-get \"$@\" update
+                apt-get \"$@\" download mesa-drm-shim/sid
+                dpkg-deb --extract mesa-drm-shim_*.deb .
+                rm -r lists"
             ),
             Self::Node => format!("{install} nodejs"),
             Self::Wine => format!(

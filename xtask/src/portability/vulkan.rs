@@ -2,11 +2,11 @@
 //! kernel's driver.
 
 use super::statistics::{Compiler, Figures};
-use super::tree::Part;
-use super::{Call, Found, Implementation, Kind, rows};
+use super::tree::{NEW_SHIMS, Part, quietly};
+use super::{Call, Found, Implementation, Kind, rows, text};
 use crate::{process, swiftshader};
 use anyhow::{Context, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MANIFESTS: &str = "/usr/share/vulkan/icd.d";
@@ -24,6 +24,9 @@ struct Chip {
     fast: bool,
 }
 
+/// The shims of this Mesa do not know it, its compiler does.
+const ADA: &str = "nvk-ada";
+
 const CHIPS: [Chip; 16] = [
     radv("radv-vega20", "vega20", false),
     radv("radv-navi10", "navi10", false),
@@ -36,7 +39,7 @@ const CHIPS: [Chip; 16] = [
     anv("anv-bmg", "bmg"),
     nvk("nvk-turing", "162"),
     nvk("nvk-ampere", "172"),
-    nvk("nvk-ada", "192"),
+    nvk(ADA, "192"),
     turnip("turnip-a660", "660"),
     turnip("turnip-a740", "740"),
     turnip("turnip-a750", "750"),
@@ -190,17 +193,39 @@ fn compile(call: &Call<'_>, chip: &Chip) -> Result<Found> {
     }
     call.tree.ensure(&parts)?;
     let (manifest, shim, statistics) = chip.compiler.driver();
+    let shims = if chip.name == ADA {
+        call.tree.ensure(&[Part::NewShims])?;
+        NEW_SHIMS
+    } else {
+        LIBRARIES
+    };
     let (name, value) = chip.variable;
     let variables = [
         format!("{name}={value}"),
         statistics.to_owned(),
         "MESA_SHADER_CACHE_DISABLE=1".to_owned(),
         format!("VK_DRIVER_FILES={MANIFESTS}/{manifest}_icd.json"),
-        format!("LD_PRELOAD={LIBRARIES}/lib{shim}_noop_drm_shim.so"),
+        format!(
+            "LD_PRELOAD={shims}/lib{shim}_noop_drm_shim.so:{}",
+            text(&in_large_pieces(call)?)?
+        ),
     ];
     rows(&mut compile_in(call, &variables)?, |line, figures| {
         chip.compiler.read(line, figures);
     })
+}
+
+/// A library for `LD_PRELOAD`, made by the C compiler that links Rust's programs here: see stderr.c.
+fn in_large_pieces(call: &Call<'_>) -> Result<PathBuf> {
+    let source = call.folder.join("stderr.c");
+    let library = call.folder.join("stderr.so");
+    std::fs::write(&source, include_str!("stderr.c"))?;
+    let mut command = Command::new("cc");
+    command
+        .args(["-O1", "-Wall", "-shared", "-fPIC", "-o"])
+        .args([&library, &source]);
+    quietly(&mut command)?;
+    Ok(library)
 }
 
 /// The rules of Vulkan, on llvmpipe.

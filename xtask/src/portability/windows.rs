@@ -12,7 +12,7 @@ const TARGET: &str = "x86_64-pc-windows-gnu";
 /// A display of its own for the X server that Wine's Vulkan wants.
 const DISPLAY: &str = ":97";
 /// DirectX kernels by default: Wine has shader model 5.1 alone, whose compiler takes seconds for each.
-const HANDFUL: &str = "^(rms_norm|silu_mul|gemv_i8|quantize_rows|add_positions|argmax)$";
+const HANDFUL: &str = "^(rms_norm|silu_mul|gem[mv]_i8|quantize_dynamic|flatten_quantize|add_positions|argmax|rope|kv_append_f16)$";
 
 pub fn implementations() -> Vec<Implementation> {
     let one = |name: &str, run: fn(&Call<'_>) -> Result<Found>| Implementation {
