@@ -4,7 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::Bits;
-use plateau_shaders::linear::integer::{Division, FewRows};
+use plateau_shaders::linear::integer::{Division, FewRows, Weights};
 use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
@@ -468,8 +468,11 @@ fn dispatch(
                 dispatch.constants = constants;
                 return;
             }
-            let steps = linear.format.row_words(linear.in_features) / 4;
-            let division = Division::of(rows, steps);
+            let weights = match bits {
+                Bits::Int8 => Weights::Int8,
+                Bits::Int4 => Weights::Int4,
+            };
+            let division = Division::of(rows, params.in_words, weights);
             let by_subgroup = plan.features.subgroups.then_some(division);
             let most_rows = if plan.features.subgroups && plan.features.fused {
                 GEMV_ROWS_BY_SUBGROUP

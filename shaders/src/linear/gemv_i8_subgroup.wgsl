@@ -1,6 +1,7 @@
 // gemv_i8.wgsl, which has the formula and the shapes, with sums over subgroups: gemv_int_subgroup.wgsl.
 //
-// grid: (ceil(rows / ROWS), ceil(out_features / outputs), 1), outputs = 512 / GROUP, one workgroup of 256 per so many outputs of ROWS rows.
+// grid: (ceil(rows / ROWS), ceil(out_features / outputs), 1), one workgroup of 256 per so many outputs of ROWS rows:
+// 256 / GROUP of one row, 512 / GROUP of several.
 
 @compute @workgroup_size(WORKGROUP)
 fn gemv_i8_subgroup(
@@ -9,5 +10,5 @@ fn gemv_i8_subgroup(
   @builtin(subgroup_size) lanes: u32,
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
-  gemv_outputs_by_subgroup(group.x * ROWS, group.y * (2u * WORKGROUP / GROUP), place_of(subgroup, lanes, lane), lanes);
+  gemv_outputs_by_subgroup(group.x * ROWS, group.y * outputs_of_workgroup(), place_of(subgroup, lanes, lane), lanes);
 }

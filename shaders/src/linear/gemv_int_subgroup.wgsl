@@ -1,11 +1,95 @@
-// The main loop of the integer GEMVs on adapters with subgroups: 512 / GROUP outputs of ROWS rows a workgroup. Weights are read once for all
-// rows.
+// The main loop of the integer GEMVs on adapters with subgroups. For one row each GROUP invocations have an output, so that a workgroup has
+// 256 / GROUP: many subgroups with few registers. For several, 512 / GROUP outputs of ROWS rows; weights are read once for all rows.
 
 // Rows of a workgroup, at most 8.
 override ROWS: u32 = 1u;
 
 fn x_vec(row: u32, vec: u32) -> vec4<u32> {
   return x_q[row * (params.in_words / 4u) + vec];
+}
+
+// Outputs of a workgroup.
+fn outputs_of_workgroup() -> u32 {
+  return select(2u, 1u, ROWS == 1u) * WORKGROUP / GROUP;
+}
+
+// The products of an output with one row; of the invocation alone, and nothing where it has none. Steps are loaded anew as soon as they
+// were used, as dot_row of subgroup_pairs.wgsl does.
+fn dot_output(row: u32, out: u32, place: Place, is_own: bool) -> i32 {
+  let lanes = place.lanes;
+  let steps = num_steps();
+  let last = steps - 1u;
+  let turn = STEPS_AHEAD * lanes;
+  var w_0 = w_step(out, min(place.lane, last));
+  var w_1 = WStep();
+  var w_2 = WStep();
+  var w_3 = WStep();
+  var w_4 = WStep();
+  if (STEPS_AHEAD > 1u) {
+    w_1 = w_step(out, min(place.lane + lanes, last));
+    w_2 = w_step(out, min(place.lane + 2u * lanes, last));
+  }
+  if (STEPS_AHEAD > 3u) {
+    w_3 = w_step(out, min(place.lane + 3u * lanes, last));
+  }
+  if (STEPS_AHEAD > 4u) {
+    w_4 = w_step(out, min(place.lane + 4u * lanes, last));
+  }
+  // Turns that every invocation has as a whole.
+  let whole = select(0u, steps / turn * turn, is_own);
+  var sum = 0;
+  for (var i = place.lane; i < whole; i += turn) {
+    let next = i + turn;
+    sum += dot_step(x_step(row, i), w_0);
+    w_0 = w_step(out, min(next, last));
+    if (STEPS_AHEAD > 1u) {
+      sum += dot_step(x_step(row, i + lanes), w_1);
+      w_1 = w_step(out, min(next + lanes, last));
+      sum += dot_step(x_step(row, i + 2u * lanes), w_2);
+      w_2 = w_step(out, min(next + 2u * lanes, last));
+    }
+    if (STEPS_AHEAD > 3u) {
+      sum += dot_step(x_step(row, i + 3u * lanes), w_3);
+      w_3 = w_step(out, min(next + 3u * lanes, last));
+    }
+    if (STEPS_AHEAD > 4u) {
+      sum += dot_step(x_step(row, i + 4u * lanes), w_4);
+      w_4 = w_step(out, min(next + 4u * lanes, last));
+    }
+  }
+  let rest = whole + place.lane;
+  if (rest < steps && is_own) {
+    sum += dot_step(x_step(row, rest), w_0);
+  }
+  if (STEPS_AHEAD > 1u && rest + lanes < steps && is_own) {
+    sum += dot_step(x_step(row, rest + lanes), w_1);
+  }
+  if (STEPS_AHEAD > 1u && rest + 2u * lanes < steps && is_own) {
+    sum += dot_step(x_step(row, rest + 2u * lanes), w_2);
+  }
+  if (STEPS_AHEAD > 3u && rest + 3u * lanes < steps && is_own) {
+    sum += dot_step(x_step(row, rest + 3u * lanes), w_3);
+  }
+  if (STEPS_AHEAD > 4u && rest + 4u * lanes < steps && is_own) {
+    sum += dot_step(x_step(row, rest + 4u * lanes), w_4);
+  }
+  return sum;
+}
+
+// Outputs of the workgroup, from first_out on, of one row. Every invocation of the workgroup calls it.
+fn gemv_of_row(row: u32, first_out: u32, place: Place, subgroup_lanes: u32) {
+  let out = first_out + place.pair;
+  // Invocations past those of the outputs, where subgroups are small, store nothing.
+  let is_own = place.pair < WORKGROUP / GROUP && out < params.out_features;
+  let at = min(out, params.out_features - 1u);
+  let own = load_factor(row, at);
+  var sum = dot_output(row, at, place, is_own);
+  for (var half = min(subgroup_lanes, GROUP) / 2u; half > 0u; half /= 2u) {
+    sum += subgroupShuffleXor(sum, half);
+  }
+  if (place.lane == 0u && is_own) {
+    store_by(own, row, out, sum);
+  }
 }
 
 // The sums of a pair of outputs for each row. They stand written out: drivers keep arrays in memory.
@@ -66,7 +150,7 @@ fn store_sums(first_row: u32, t: u32, sums: vec2<i32>, out: u32, place: Place, s
 }
 
 // Outputs of the workgroup's pairs, the first of which has first_out, of the rows first_row.. . Every invocation of the workgroup calls it.
-fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place, subgroup_lanes: u32) {
+fn gemv_of_rows(first_row: u32, first_out: u32, place: Place, subgroup_lanes: u32) {
   // Pairs past those of the workgroup, where subgroups are small, store nothing.
   let is_own = place.pair < WORKGROUP / GROUP;
   let out = select(params.out_features, first_out + 2u * place.pair, is_own);
@@ -80,8 +164,6 @@ fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place, subgro
     for (var i = place.lane; i <= last && is_own; i += place.lanes) {
       sums = add_rows(sums, first_row, i, w_step(a, i), w_step(b, i));
     }
-  } else if (ROWS == 1u) {
-    sums.s_0 = dot_row(first_row, a, b, place, load_pair(a, b, place.lane, place.lanes), is_own);
   } else {
     var a_0 = w_step(a, min(place.lane, last));
     var b_0 = w_step(b, min(place.lane, last));
@@ -118,5 +200,14 @@ fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place, subgro
   }
   if (ROWS > 7u) {
     store_sums(first_row, 7u, sums.s_7, out, place, subgroup_lanes, own);
+  }
+}
+
+// Every invocation of the workgroup calls it.
+fn gemv_outputs_by_subgroup(first_row: u32, first_out: u32, place: Place, subgroup_lanes: u32) {
+  if (ROWS == 1u) {
+    gemv_of_row(first_row, first_out, place, subgroup_lanes);
+  } else {
+    gemv_of_rows(first_row, first_out, place, subgroup_lanes);
   }
 }

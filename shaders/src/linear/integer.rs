@@ -43,19 +43,24 @@ pub struct Params {
 pub struct Division {
     /// Rows of a workgroup, at most [`Division::MOST_ROWS`].
     pub rows: u32,
-    /// Invocations of a pair of outputs.
+    /// Invocations of a pair of outputs, or for one row of an output.
     pub group: u32,
-    /// Steps of an invocation that are on their way at once: 1 or 4.
+    /// Steps of an invocation that are on their way at once: 1, 4, or for one row 3 to 5.
     pub steps_ahead: u32,
 }
 
 impl Division {
     pub const MOST_ROWS: u32 = 8;
 
-    /// For a product of so many rows whose rows of weights have `steps` vec4s.
-    pub const fn of(rows: u32, steps: u32) -> Self {
+    /// For a product of so many rows of `in_words` words with weights that are stored so.
+    pub const fn of(rows: u32, in_words: u32, weights: Weights) -> Self {
         /// Invocations of a subgroup, on the adapter that this was measured on.
         const SUBGROUP: u32 = 32;
+        // vec4s of a row of weights.
+        let steps = match weights {
+            Weights::Int8 => in_words / 4,
+            Weights::Int4 => in_words / 8,
+        };
         let workgroups = match rows.div_ceil(Self::MOST_ROWS) {
             0 => 1,
             some => some,
@@ -68,7 +73,13 @@ impl Division {
                 2 => SUBGROUP / 2,
                 _ => SUBGROUP / 4,
             },
-            steps_ahead: if steps <= SUBGROUP { 1 } else { 4 },
+            steps_ahead: match (weights, rows) {
+                _ if steps <= SUBGROUP => 1,
+                // All that there are, where few are enough for it.
+                (Weights::Int4, 1) if steps > 3 * SUBGROUP && steps <= 5 * SUBGROUP => 5,
+                (Weights::Int4, 1) => 3,
+                _ => 4,
+            },
         }
     }
 
@@ -87,7 +98,10 @@ impl Division {
 
     /// Workgroups in x, y, z.
     pub fn grid(self, params: &Params) -> [u32; 3] {
-        let outputs = Self::outputs(self.group);
+        let outputs = match self.rows {
+            1 => Self::outputs(self.group) / 2,
+            _ => Self::outputs(self.group),
+        };
         [
             div_ceil(params.rows, self.rows),
             div_ceil(params.out_features, outputs),

@@ -5,7 +5,8 @@
 // Invocations of a pair, or the whole subgroup where that is smaller. Few make the others' reads of x the same, many make many workgroups.
 override GROUP: u32 = 32u;
 
-// Steps of an invocation that are on their way at once, 4 or 1. It is 1 for short rows, whose invocations have no more.
+// Steps of an invocation that are on their way at once: 4, or for one output alone 3, 4 or 5. It is 1 for short rows, whose invocations
+// have no more.
 override STEPS_AHEAD: u32 = 4u;
 
 const WORKGROUP: u32 = 256u;

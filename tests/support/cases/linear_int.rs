@@ -5,7 +5,7 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::{Division, FewRows, Params, coop_grid};
+use plateau_shaders::linear::integer::{Division, FewRows, Params, Weights, coop_grid};
 use plateau_shaders::linear::{
     gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8,
     gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few, gemv_i4,
@@ -264,6 +264,8 @@ fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -
     let rows = linear.rows.min(Division::MOST_ROWS);
     let mut divisions = vec![
         (1, 32, 4),
+        (1, 32, 3),
+        (1, 32, 5),
         (1, 16, 1),
         (rows, 8, 4),
         (rows, 16, 4),
@@ -566,8 +568,8 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
             case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
         ];
-        let division = |steps| Division::of(rows, steps);
-        let eights = division(padded(in_features) / 16);
+        let division = |weights| Division::of(rows, padded(in_features) / 4, weights);
+        let eights = division(Weights::Int8);
         cases.push(divided(
             &gemv_i8_subgroup::KERNEL,
             127,
@@ -580,7 +582,7 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
                 group_size,
                 ..linear
             };
-            let fours = division(padded(in_features) / 32);
+            let fours = division(Weights::Int4);
             cases.push(divided(&gemv_i4_subgroup::KERNEL, 7, linear, false, fours));
         }
         cases
