@@ -617,9 +617,8 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(coop16_int8.1, coop_grid, 7, grouped, false),
         ];
         if rows <= 64 {
-            let division = |steps| Division::of(rows, steps);
-            let eights = division(padded(in_features) / 16);
-            let fours = division(padded(in_features) / 32);
+            let division = |weights| Division::of(rows, padded(in_features) / 4, weights);
+            let (eights, fours) = (division(Weights::Int8), division(Weights::Int4));
             cases.extend([
                 divided(&gemv_i8_subgroup::KERNEL, 127, linear, false, eights),
                 divided(&gemv_i4_subgroup::KERNEL, 7, grouped, false, fours),
