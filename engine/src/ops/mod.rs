@@ -38,9 +38,10 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
             (true, None) => ("linear int8", "gemv_i8_subgroup / gemm_i8"),
             (true, Some(Matrices::F16By8)) => ("linear int8", "gemv_i8_subgroup / gemm_i8_coop8"),
             (true, Some(Matrices::F16)) => ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16"),
-            (true, Some(Matrices::Int8)) => {
-                ("linear int8", "gemv_i8_subgroup / gemm_i8_coop16_int8")
-            }
+            (true, Some(Matrices::Int8)) => (
+                "linear int8",
+                "gemv_i8_subgroup, gemm_i8_coop16_int8_few / gemm_i8_coop16_int8",
+            ),
             // There are no matrices without subgroups.
             (false, _) => ("linear int8", "gemv_i8 / gemm_i8"),
         },
@@ -48,9 +49,10 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
             (true, None) => ("linear int4", "gemv_i4_subgroup / gemm_i4"),
             (true, Some(Matrices::F16By8)) => ("linear int4", "gemv_i4_subgroup / gemm_i4_coop8"),
             (true, Some(Matrices::F16)) => ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16"),
-            (true, Some(Matrices::Int8)) => {
-                ("linear int4", "gemv_i4_subgroup / gemm_i4_coop16_int8")
-            }
+            (true, Some(Matrices::Int8)) => (
+                "linear int4",
+                "gemv_i4_subgroup, gemm_i4_coop16_int8_few / gemm_i4_coop16_int8",
+            ),
             (false, _) => ("linear int4", "gemv_i4 / gemm_i4"),
         },
         (

@@ -1,48 +1,43 @@
-// The main loop of the integer GEMMs of few rows on INT8 cooperative matrices: 16 or 32 rows by 32 or 64 outputs a workgroup.
+// The main loop of the integer GEMMs of few rows on INT8 cooperative matrices: 16 or 32 rows by 32 outputs a workgroup.
 // The matrices are the stand-ins of gemm_coop16_int8.wgsl.
 //
-// Weights are read from memory once, so what counts is how many of them are on their way: those of four steps. A step takes 512
-// features of 32 outputs, or 256 of 64. Its features are divided among the subgroups, whose sums are added at the end.
+// Weights are read from memory once, so what counts is how many of them are on their way: those of four steps of 512 features, and x of
+// two. The features of a step are divided among the subgroups, whose sums are added at the end.
 
 alias FragX = coop_mat16x16<f32, A>;
 alias FragW = coop_mat16x16<f32, B>;
 alias FragSum = coop_mat16x16<f32, C>;
 
-// 1: up to 16 rows; 2: up to 32.
+// 1: 16 rows a workgroup; 2: 32.
 override ROW_FRAGS: u32 = 2u;
-// Blocks of 32 outputs: 1 or 2.
-override OUT_BLOCKS: u32 = 1u;
 
 const WORKGROUP: u32 = 256u;
 const FRAG: u32 = 16u;
-const BLOCK_OUTS: u32 = 32u;
-// Parts of a step, each of one block of outputs and 64 features.
+const OUTS: u32 = 2u * FRAG;
+// Parts of a step, and vec4s of sixteen features in each.
 const PARTS: u32 = 8u;
-// vec4s of sixteen features in a step, and in a row of a tile: one more, against bank conflicts. Of a piece of 32 features, the first
-// half stands among the first half of the row, so that invocations side by side store side by side.
-override STEP_VECS: u32 = 32u / OUT_BLOCKS;
-override STEP_PIECES: u32 = STEP_VECS / 2u;
-override STRIDE: u32 = STEP_VECS + 1u;
+const VECS_OF_PART: u32 = 4u;
+// vec4s in a row of a tile: one more, against bank conflicts. Of a piece of 32 features the first half stands in the first half of the
+// row, so that invocations side by side store side by side.
+const STEP_VECS: u32 = PARTS * VECS_OF_PART;
+const STEP_PIECES: u32 = STEP_VECS / 2u;
+const STRIDE: u32 = STEP_VECS + 1u;
 // Rows of x, and outputs, that the workgroup loads at once.
-override LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
-override LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
-// Times that it loads rows of x.
-override LOADS: u32 = FRAG * ROW_FRAGS / LOAD_ROWS;
+const LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
+const LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
 // vec4s of a matrix of sums, and of all sums of a part.
-const SUM_VECS: u32 = 64u;
+const SUM_VECS: u32 = FRAG * FRAG / 4u;
 override PART_VECS: u32 = 2u * ROW_FRAGS * SUM_VECS;
 
-// 32 rows of x, then 32 or 64 outputs; in the end the sums of each part.
-const W_TILE: u32 = 32u * 33u;
-var<workgroup> tile: array<vec4<f32>, W_TILE + 64u * 17u>;
+// 32 rows of x, then the outputs; in the end the sums of each part.
+const W_TILE: u32 = 2u * FRAG * STRIDE;
+var<workgroup> tile: array<vec4<f32>, W_TILE + OUTS * STRIDE>;
 
-// Where an invocation stands, and what it loads.
+// The first row and output of a workgroup, and an invocation of it.
 struct Place {
-  invocation: u32,
-  num_subgroups: u32,
-  subgroup: u32,
   first_row: u32,
-  out: u32,
+  first_out: u32,
+  invocation: u32,
 }
 
 // What an invocation loads of x for a step.
@@ -77,10 +72,8 @@ fn load_x_step(place: Place, step: u32) -> XStep {
   let row = place.first_row + place.invocation / STEP_VECS;
   var x = XStep();
   x.v_0 = load_x(row, vec);
-  if (LOADS > 1u) {
-    x.v_1 = load_x(row + LOAD_ROWS, vec);
-  }
-  if (LOADS > 2u) {
+  x.v_1 = load_x(row + LOAD_ROWS, vec);
+  if (ROW_FRAGS > 1u) {
     x.v_2 = load_x(row + 2u * LOAD_ROWS, vec);
     x.v_3 = load_x(row + 3u * LOAD_ROWS, vec);
   }
@@ -89,16 +82,15 @@ fn load_x_step(place: Place, step: u32) -> XStep {
 
 fn load_w_step(place: Place, step: u32) -> WStep {
   let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
-  return WStep(load_w(place.out, piece), load_w(place.out + LOAD_OUTS, piece));
+  let out = place.first_out + place.invocation / STEP_PIECES;
+  return WStep(load_w(out, piece), load_w(out + LOAD_OUTS, piece));
 }
 
 fn stage_x(place: Place, x: XStep) {
   let to = place.invocation / STEP_VECS * STRIDE + place.invocation % STEP_VECS;
   tile[to] = bitcast<vec4<f32>>(x.v_0);
-  if (LOADS > 1u) {
-    tile[to + LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_1);
-  }
-  if (LOADS > 2u) {
+  tile[to + LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_1);
+  if (ROW_FRAGS > 1u) {
     tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_2);
     tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_3);
   }
@@ -118,7 +110,7 @@ fn stage_w(place: Place, step: u32, w: WStep) {
 // Rows and outputs of a workgroup, the first of which are given. Every invocation of the workgroup calls it.
 fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subgroup: u32) {
   let steps = (params.in_words / 8u + STEP_PIECES - 1u) / STEP_PIECES;
-  let place = Place(invocation, num_subgroups, subgroup, first_row, first_out + invocation / STEP_PIECES);
+  let place = Place(first_row, first_out, invocation);
   var sum00 = FragSum();
   var sum01 = FragSum();
   var sum10 = FragSum();
@@ -130,7 +122,7 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
   var w_2 = load_w_step(place, 2u);
   var w_3 = load_w_step(place, 3u);
   // Four times the same, written out, with a step's loads in variables of their own.
-  // Of more subgroups than parts some add nothing, of fewer each adds several parts of one block.
+  // Of more subgroups than parts some add nothing, of fewer each adds several parts.
   for (var step = 0u; step < steps; step += 4u) {
     workgroupBarrier();   // the tile of the last step was read
     stage_x(place, x_0);
@@ -139,8 +131,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
     x_0 = load_x_step(place, step + 2u);
     w_0 = load_w_step(place, step + 4u);
     for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part / OUT_BLOCKS * 4u;
-      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x_at = part * VECS_OF_PART;
+      let w_at = W_TILE + x_at;
       let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
       let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
       let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
@@ -170,8 +162,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
     x_1 = load_x_step(place, step + 3u);
     w_1 = load_w_step(place, step + 5u);
     for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part / OUT_BLOCKS * 4u;
-      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x_at = part * VECS_OF_PART;
+      let w_at = W_TILE + x_at;
       let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
       let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
       let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
@@ -201,8 +193,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
     x_0 = load_x_step(place, step + 4u);
     w_2 = load_w_step(place, step + 6u);
     for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part / OUT_BLOCKS * 4u;
-      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x_at = part * VECS_OF_PART;
+      let w_at = W_TILE + x_at;
       let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
       let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
       let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
@@ -232,8 +224,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
     x_1 = load_x_step(place, step + 5u);
     w_3 = load_w_step(place, step + 7u);
     for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part / OUT_BLOCKS * 4u;
-      let w_at = W_TILE + part % OUT_BLOCKS * BLOCK_OUTS * STRIDE + x_at;
+      let x_at = part * VECS_OF_PART;
+      let w_at = W_TILE + x_at;
       let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
       let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
       let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
@@ -266,14 +258,13 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
   }
   workgroupBarrier();
   // Four outputs of a row a time.
-  for (var i = invocation; i < OUT_BLOCKS * PART_VECS; i += WORKGROUP) {
-    let block = i / PART_VECS;
-    let frag = i % PART_VECS / SUM_VECS;
+  for (var i = invocation; i < PART_VECS; i += WORKGROUP) {
+    let frag = i / SUM_VECS;
     let row = first_row + frag / 2u * FRAG + i % SUM_VECS / 4u;
-    let out = first_out + block * BLOCK_OUTS + frag % 2u * FRAG + i % 4u * 4u;
+    let out = first_out + frag % 2u * FRAG + i % 4u * 4u;
     var sum = vec4<i32>();
-    for (var part = block; part < min(PARTS, num_subgroups); part += OUT_BLOCKS) {
-      sum += bitcast<vec4<i32>>(tile[part * PART_VECS + i % PART_VECS]);
+    for (var part = 0u; part < min(PARTS, num_subgroups); part += 1u) {
+      sum += bitcast<vec4<i32>>(tile[part * PART_VECS + i]);
     }
     for (var n = 0u; n < 4u && row < params.rows && out + n < params.out_features; n += 1u) {
       store_accumulator(row, out + n, sum[n]);

@@ -1,6 +1,6 @@
 // gemm_i4.wgsl, which has the formula and the shapes, for few rows on INT8 cooperative matrices: gemm_coop16_int8_few.wgsl.
 //
-// grid: (ceil(rows / (16 * ROW_FRAGS)), ceil(out_features / (32 * OUT_BLOCKS)), 1), one workgroup per so many rows and outputs.
+// grid: (ceil(rows / (16 * ROW_FRAGS)), ceil(out_features / 32), 1), one workgroup per so many rows and outputs.
 
 enable wgpu_cooperative_matrix;
 
@@ -11,5 +11,5 @@ fn gemm_i4_coop16_int8_few(
   @builtin(num_subgroups) num_subgroups: u32,
   @builtin(subgroup_id) subgroup: u32,
 ) {
-  run(workgroup.x * FRAG * ROW_FRAGS, workgroup.y * BLOCK_OUTS * OUT_BLOCKS, invocation, num_subgroups, subgroup);
+  run(workgroup.x * FRAG * ROW_FRAGS, workgroup.y * OUTS, invocation, num_subgroups, subgroup);
 }

@@ -123,48 +123,27 @@ pub fn coop_grid(params: &Params) -> [u32; 3] {
     ]
 }
 
-/// How the GEMMs of few rows on cooperative matrices divide their work: the values of the overrides of gemm_coop16_int8_few.wgsl.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FewRows {
-    /// Sixteens of rows of a workgroup: 1 or 2.
-    pub row_frags: u32,
-    /// Blocks of 32 outputs of a workgroup: 1 or 2.
-    pub out_blocks: u32,
-}
-
-impl FewRows {
-    pub const fn of(params: &Params) -> Self {
-        /// Outputs from which on there are workgroups enough, where each has two blocks of them.
-        const MANY: u32 = 8192;
-        Self {
-            row_frags: if params.rows > 16 { 2 } else { 1 },
-            out_blocks: if params.out_features >= MANY { 2 } else { 1 },
-        }
-    }
-
-    pub const fn constants(self) -> [Constant; 2] {
-        [
-            ("ROW_FRAGS", self.row_frags),
-            ("OUT_BLOCKS", self.out_blocks),
-        ]
-    }
-
-    /// Workgroups in x, y, z.
-    pub fn grid(self, params: &Params) -> [u32; 3] {
-        [
-            div_ceil(params.rows, 16 * self.row_frags),
-            div_ceil(params.out_features, 32 * self.out_blocks),
-            1,
-        ]
-    }
-}
-
 /// Workgroups in x, y, z of the GEMMs on matrices of 8 by 8: gemm_coop8.wgsl.
 pub fn coop8_grid(params: &Params) -> [u32; 3] {
     const TILE: u32 = 64;
     [
         div_ceil(params.out_features, TILE),
         div_ceil(params.rows, TILE),
+        1,
+    ]
+}
+
+/// Sixteens of rows of a workgroup of the GEMMs of few rows on cooperative matrices, 1 or 2: their override `ROW_FRAGS`.
+pub const fn few_row_frags(rows: u32) -> u32 {
+    if rows > 16 { 2 } else { 1 }
+}
+
+/// Workgroups in x, y, z of the GEMMs of few rows on cooperative matrices: gemm_coop16_int8_few.wgsl.
+pub fn few_rows_grid(params: &Params, row_frags: u32) -> [u32; 3] {
+    const OUTPUTS: u32 = 32;
+    [
+        div_ceil(params.rows, 16 * row_frags),
+        div_ceil(params.out_features, OUTPUTS),
         1,
     ]
 }

@@ -5,7 +5,9 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::{Division, FewRows, Params, Weights, coop_grid};
+use plateau_shaders::linear::integer::{
+    Division, Params, Weights, coop_grid, few_row_frags, few_rows_grid,
+};
 use plateau_shaders::linear::{
     gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8,
     gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few, gemv_i4,
@@ -221,7 +223,7 @@ pub fn cases() -> Vec<Case> {
             let kernel = &gemm_i8_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i8_coop16_int8::grid, 127, linear, raw));
             let kernel = &gemm_i8_coop16_int8_few::KERNEL;
-            cases.extend(few_rows(kernel, 127, linear, raw));
+            cases.extend([1, 2].map(|frags| few_rows(kernel, 127, linear, raw, frags)));
         }
     }
     let grouped_and_many = many_features().map(|linear| Linear {
@@ -244,7 +246,7 @@ pub fn cases() -> Vec<Case> {
             let kernel = &gemm_i4_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i4_coop16_int8::grid, 7, linear, raw));
             let kernel = &gemm_i4_coop16_int8_few::KERNEL;
-            cases.extend(few_rows(kernel, 7, linear, raw));
+            cases.extend([1, 2].map(|frags| few_rows(kernel, 7, linear, raw, frags)));
         }
     }
     for linear in [linears(), grouped()].concat() {
@@ -301,31 +303,17 @@ fn divided(
     case
 }
 
-/// As many rows a workgroup as can be, and as few; with one block of outputs, and two.
-fn few_rows(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -> [Case; 4] {
-    [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(row_frags, out_blocks)| {
-        let division = FewRows {
-            row_frags,
-            out_blocks,
-        };
-        of_few_rows(kernel, w_max, linear, raw, division)
-    })
-}
-
-fn of_few_rows(
+fn few_rows(
     kernel: &'static Kernel,
     w_max: i32,
     linear: Linear,
     raw: bool,
-    division: FewRows,
+    row_frags: u32,
 ) -> Case {
     let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
-    case.grid = division.grid(&bytemuck::pod_read_unaligned(&case.params));
-    for (name, value) in division.constants() {
-        case.name += &format!(" {name}={value}");
-        case = case.constant(name, value);
-    }
-    case
+    case.grid = few_rows_grid(&bytemuck::pod_read_unaligned(&case.params), row_frags);
+    case.name += &format!(" ROW_FRAGS={row_frags}");
+    case.constant("ROW_FRAGS", row_frags)
 }
 
 /// A map in which one channel in five has two to five parts, each tile's in whole words.
@@ -623,19 +611,13 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
                 divided(&gemv_i8_subgroup::KERNEL, 127, linear, false, eights),
                 divided(&gemv_i4_subgroup::KERNEL, 7, grouped, false, fours),
             ]);
-            let row_frags = rows.div_ceil(16).min(2);
-            for out_blocks in [1, 2] {
-                let division = FewRows {
-                    row_frags,
-                    out_blocks,
-                };
-                let (i8, i4) = (
-                    &gemm_i8_coop16_int8_few::KERNEL,
-                    &gemm_i4_coop16_int8_few::KERNEL,
-                );
-                cases.push(of_few_rows(i8, 127, linear, false, division));
-                cases.push(of_few_rows(i4, 7, grouped, false, division));
-            }
+            let frags = few_row_frags(rows);
+            let (i8, i4) = (
+                &gemm_i8_coop16_int8_few::KERNEL,
+                &gemm_i4_coop16_int8_few::KERNEL,
+            );
+            cases.push(few_rows(i8, 127, linear, false, frags));
+            cases.push(few_rows(i4, 7, grouped, false, frags));
         }
         cases
     }

@@ -8,7 +8,7 @@ use super::GpuExecutor;
 use crate::exec::DeviceError;
 use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
-use plateau_shaders::linear::integer::{self, FewRows, Params};
+use plateau_shaders::linear::integer::{self, Params};
 use plateau_shaders::linear::{
     gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop8,
     gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
@@ -143,13 +143,9 @@ pub(super) async fn self_test(
             &gemm_i8_coop16_int8_few::KERNEL,
             &gemm_i4_coop16_int8_few::KERNEL,
         );
-        for ((row_frags, out_blocks), (shape, large)) in [(1, 1), (2, 2)].into_iter().zip(shapes) {
-            let division = FewRows {
-                row_frags,
-                out_blocks,
-            };
-            tests.push(Test::new(&mut plan, i8, Some(division), shape, large));
-            tests.push(Test::new(&mut plan, i4, Some(division), shape, large));
+        for (row_frags, (shape, large)) in [1, 2].into_iter().zip(shapes) {
+            tests.push(Test::new(&mut plan, i8, Some(row_frags), shape, large));
+            tests.push(Test::new(&mut plan, i4, Some(row_frags), shape, large));
         }
     }
     let result = run(executor, plan, &tests).await;
@@ -337,11 +333,11 @@ struct Test {
 }
 
 impl Test {
-    /// `division`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
+    /// `row_frags`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
     fn new(
         plan: &mut Plan,
         kernel: &'static Kernel,
-        division: Option<FewRows>,
+        row_frags: Option<u32>,
         [rows, in_features, out_features]: [u32; 3],
         large: bool,
     ) -> Self {
@@ -382,12 +378,12 @@ impl Test {
             let w = words(out_features * in_features / 8);
             (w, words(out_features * groups.div_ceil(8)))
         };
-        let grid = match division {
+        let grid = match row_frags {
             None if kernel.matrices() == Some(Matrices::F16By8) => integer::coop8_grid(&params),
             None => integer::coop_grid(&params),
-            Some(division) => {
-                constants.extend(division.constants());
-                division.grid(&params)
+            Some(row_frags) => {
+                constants.push(("ROW_FRAGS", row_frags));
+                integer::few_rows_grid(&params, row_frags)
             }
         };
         let words = [
