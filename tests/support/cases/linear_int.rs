@@ -604,7 +604,7 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(coop16_int8.1, coop_grid, 7, linear, false),
             case(coop16_int8.1, coop_grid, 7, grouped, false),
         ];
-        if rows <= 64 {
+        if rows <= 32 {
             let division = |weights| Division::of(rows, padded(in_features) / 4, weights);
             let (eights, fours) = (division(Weights::Int8), division(Weights::Int4));
             cases.extend([
