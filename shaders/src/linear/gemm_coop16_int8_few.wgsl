@@ -86,7 +86,7 @@ fn load_w_step(place: Place, step: u32) -> WStep {
   return WStep(load_w(out, piece), load_w(out + LOAD_OUTS, piece));
 }
 
-fn stage_x(place: Place, x: XStep) {
+fn put_x(place: Place, x: XStep) {
   let to = place.invocation / STEP_VECS * STRIDE + place.invocation % STEP_VECS;
   tile[to] = bitcast<vec4<f32>>(x.v_0);
   tile[to + LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_1);
@@ -96,7 +96,7 @@ fn stage_x(place: Place, x: XStep) {
   }
 }
 
-fn stage_w(place: Place, step: u32, w: WStep) {
+fn put_w(place: Place, step: u32, w: WStep) {
   let to = W_TILE + place.invocation / STEP_PIECES * STRIDE + place.invocation % STEP_PIECES;
   let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
   let a = weights_of(w.s_0, piece);
@@ -125,8 +125,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
   // Of more subgroups than parts some add nothing, of fewer each adds several parts.
   for (var step = 0u; step < steps; step += 4u) {
     workgroupBarrier();   // the tile of the last step was read
-    stage_x(place, x_0);
-    stage_w(place, step, w_0);
+    put_x(place, x_0);
+    put_w(place, step, w_0);
     workgroupBarrier();
     x_0 = load_x_step(place, step + 2u);
     w_0 = load_w_step(place, step + 4u);
@@ -156,8 +156,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
       break;
     }
     workgroupBarrier();   // the tile of the last step was read
-    stage_x(place, x_1);
-    stage_w(place, step + 1u, w_1);
+    put_x(place, x_1);
+    put_w(place, step + 1u, w_1);
     workgroupBarrier();
     x_1 = load_x_step(place, step + 3u);
     w_1 = load_w_step(place, step + 5u);
@@ -187,8 +187,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
       break;
     }
     workgroupBarrier();   // the tile of the last step was read
-    stage_x(place, x_0);
-    stage_w(place, step + 2u, w_2);
+    put_x(place, x_0);
+    put_w(place, step + 2u, w_2);
     workgroupBarrier();
     x_0 = load_x_step(place, step + 4u);
     w_2 = load_w_step(place, step + 6u);
@@ -218,8 +218,8 @@ fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subg
       break;
     }
     workgroupBarrier();   // the tile of the last step was read
-    stage_x(place, x_1);
-    stage_w(place, step + 3u, w_3);
+    put_x(place, x_1);
+    put_w(place, step + 3u, w_3);
     workgroupBarrier();
     x_1 = load_x_step(place, step + 5u);
     w_3 = load_w_step(place, step + 7u);
