@@ -60,7 +60,13 @@ async fn builtin() -> Result<()> {
     let mut session = model::load(&checkpoint, adapter().await?, &options).await;
     let found = model::logits(&mut session, &ids, None).await;
     let vocab = checkpoint.config.vocab_size as usize;
+    let apart = expected.iter().zip(&found).map(|(a, b)| (a - b).abs());
+    let apart = f64::from(apart.fold(0.0, f32::max));
     let (mut compared, mut wrong) = (0, Vec::new());
+    // What the bound rests on. A NaN is not below it either.
+    if !(2.0 * apart < tolerance::CLEAR_CHOICE) {
+        wrong.push(format!("logits are {apart} apart"));
+    }
     for (at, (expected, found)) in expected.chunks(vocab).zip(found.chunks(vocab)).enumerate() {
         let ([best, second], [other, _]) = (top_two(expected), top_two(found));
         if f64::from(expected[best] - expected[second]) > tolerance::CLEAR_CHOICE {

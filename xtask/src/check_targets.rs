@@ -3,8 +3,12 @@
 use crate::process;
 use anyhow::{Context, Result, bail};
 
-/// Metal, and the web.
-const TARGETS: [&str; 2] = ["aarch64-apple-darwin", "wasm32-unknown-unknown"];
+/// Metal, the web, and Windows, where nothing is linked: that takes a linker for it, and `cargo xtask portability` brings one.
+const TARGETS: [&str; 3] = [
+    "aarch64-apple-darwin",
+    "wasm32-unknown-unknown",
+    "x86_64-pc-windows-gnu",
+];
 
 pub fn run() -> Result<()> {
     let sysroot = process::program("rustc", &["--print", "sysroot"])

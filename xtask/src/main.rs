@@ -31,7 +31,7 @@ usage: cargo xtask COMMAND
   wgsl NAME               print the joined WGSL text of a kernel
   builtin-model FOLDER    remake engine/builtin by quantizing the float model in FOLDER
   golden                  remake tests/golden (needs python3 with torch and transformers) and show what changed
-  check-targets           check that the engine compiles for macOS and for the web
+  check-targets           check that the engine compiles for macOS, the web and Windows
   portability [--only NAME] [--kernel REGEX] [--fast] [--json]
                           every kernel on drivers and compilers of many makers, without their hardware. What it needs is
                           fetched into the target folder: a Debian 13 (by root, with debootstrap) and npm's Dawn; --clean

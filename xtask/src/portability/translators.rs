@@ -52,6 +52,8 @@ const TRANSLATORS: [Translator; 6] = [
 ];
 
 const DXC: &str = "dxcompiler.dll";
+/// Seconds of a file, after which FXC is stopped: what it takes, it took in 41 s at most, beside other work.
+const FXC_LIMIT: u32 = 120;
 
 const fn dxc(
     name: &'static str,
@@ -230,12 +232,21 @@ fn directx(call: &Call<'_>, dll: &str, profile: &str) -> Result<(String, Command
         "x86_64-w64-mingw32-gcc",
         &["-O1", "-Wall", "-o", &text(&program)?, &text(&source)?],
     ))?;
-    let mut words = vec![text(&program)?, dll.to_owned(), profile.to_owned()];
-    if dll == DXC {
-        words.extend(["-HV", "2018", "-no-warnings", "-Ges"].map(str::to_owned));
-    }
-    let args: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut command = call.tree.command("wine", &args);
+    let program = text(&program)?;
+    let mut command = if dll == DXC {
+        let flags = ["-HV", "2018", "-no-warnings", "-Ges"];
+        let args = [&[program.as_str(), dll, profile], &flags[..]].concat();
+        call.tree.command("wine", &args)
+    } else {
+        let script = format!(
+            "while read -r line; do
+                said=$(echo \"$line\" | timeout {FXC_LIMIT} wine \"$@\") || said=\"error no end after {FXC_LIMIT} s\"
+                echo \"$said\"
+            done"
+        );
+        let args = ["-c", &script, "sh", &program, dll, profile];
+        call.tree.command("sh", &args)
+    };
     command
         .env("WINEPREFIX", call.folder.join("wine"))
         .env("WINEDEBUG", "-all")

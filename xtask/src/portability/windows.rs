@@ -6,13 +6,14 @@ use crate::process;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 const TARGET: &str = "x86_64-pc-windows-gnu";
 /// A display of its own for the X server that Wine's Vulkan wants.
 const DISPLAY: &str = ":97";
 /// DirectX kernels by default: Wine has shader model 5.1 alone, whose compiler takes seconds for each.
-const HANDFUL: &str = "^(rms_norm|silu_mul|gem[mv]_i8|quantize_dynamic|flatten_quantize|add_positions|argmax|rope|kv_append_f16)$";
+const HANDFUL: &str =
+    "^(rms_norm|silu_mul|gem[mv]_i8|flatten_quantize|add_positions|argmax|rope|kv_append_f16)$";
 
 pub fn implementations() -> Vec<Implementation> {
     let one = |name: &str, run: fn(&Call<'_>) -> Result<Found>| Implementation {
@@ -72,38 +73,10 @@ fn wine(call: &Call<'_>, program: &Path, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// `devices`, and `generate` on the twins, which has to give what it gives here.
+/// `devices`, and `generate` on the twins.
 fn binary(call: &Call<'_>) -> Result<Found> {
-    let built = build(call, &["--package", "plateau-cli"])?;
-    let program = built.join("plateau.exe");
-    process::run(&mut process::cargo(&["build", "--package", "plateau-cli"]))?;
-    let generate = [
-        "generate",
-        "--device",
-        "twin",
-        "--temp",
-        "0",
-        "-n",
-        "16",
-        "-q",
-        "Once upon a time",
-    ];
-    let here = Command::new(process::target_dir().join("debug/plateau"))
-        .args(generate)
-        .output()
-        .context("plateau could not be started")?;
-    ensure!(here.status.success(), "plateau generate fails here");
-    let mut found = Vec::new();
-    let mut row = |name: &str, outcome, why: String| {
-        found.push(Row {
-            kernel: name.to_owned(),
-            variant: String::new(),
-            case: String::new(),
-            outcome,
-            why,
-            figures: None,
-        });
-    };
+    let program = build(call, &["--package", "plateau-cli"])?.join("plateau.exe");
+    let expected = generated_here()?;
     let devices = wine(call, &program, &["devices"])?.output()?;
     if !devices.status.success() {
         bail!(
@@ -112,23 +85,11 @@ fn binary(call: &Call<'_>) -> Result<Found> {
             String::from_utf8_lossy(&devices.stderr).trim()
         );
     }
-    row("plateau devices", Outcome::Equal, String::new());
-    let there = wine(call, &program, &generate)?.output()?;
-    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    let (here, there) = (lines(&here.stdout), lines(&there.stdout));
-    if here == there {
-        row(
-            "plateau generate on the twins",
-            Outcome::Equal,
-            String::new(),
-        );
-    } else {
-        row(
-            "plateau generate on the twins",
-            Outcome::Differs,
-            format!("{there:?} instead of {here:?}"),
-        );
-    }
+    let generated = wine(call, &program, &generate("twin"))?.output()?;
+    let rows = vec![
+        row("plateau devices", Outcome::Equal, String::new()),
+        judged("plateau generate on the twins", &generated, &expected),
+    ];
     let about = lines(&devices.stdout);
     let about = about
         .lines()
@@ -137,10 +98,10 @@ fn binary(call: &Call<'_>) -> Result<Found> {
         .split("  ")
         .collect::<Vec<_>>()
         .join(" ");
-    Ok((format!("plateau.exe in Wine; devices: {about}"), found))
+    Ok((format!("plateau.exe in Wine; devices: {about}"), rows))
 }
 
-/// A handful of kernels through DirectX 12: wgpu's code and naga's HLSL, executed.
+/// A handful of kernels through DirectX 12: wgpu's code and naga's HLSL, executed; then a whole model.
 fn directx(call: &Call<'_>) -> Result<Found> {
     let built = build(
         call,
@@ -149,11 +110,71 @@ fn directx(call: &Call<'_>) -> Result<Found> {
     let folder = built.join("examples");
     let package = dawn::package(call.folder)?;
     let dll = "d3dcompiler_47.dll";
-    fs::copy(package.join("dist/win32-x64").join(dll), folder.join(dll))
-        .with_context(|| format!("the package has no {dll}"))?;
+    // Windows looks beside the program.
+    for place in [&built, &folder] {
+        fs::copy(package.join("dist/win32-x64").join(dll), place.join(dll))
+            .with_context(|| format!("the package has no {dll}"))?;
+    }
+    // Wine has Vulkan too.
+    let on_directx = |program: &Path, args: &[&str]| -> Result<Command> {
+        let mut command = wine(call, program, args)?;
+        command.env("WGPU_BACKEND", "dx12");
+        Ok(command)
+    };
     let kernel = call.kernel.unwrap_or(HANDFUL);
     let args = ["run", "--brief", "--kernel", kernel];
-    let mut command = wine(call, &folder.join("portability.exe"), &args)?;
-    // Wine has Vulkan too.
-    rows(command.env("WGPU_BACKEND", "dx12"), |_, _| {})
+    let program = folder.join("portability.exe");
+    let (about, mut found) = rows(&mut on_directx(&program, &args)?, |_, _| {})?;
+    if call.kernel.is_none() {
+        let program = build(call, &["--package", "plateau-cli"])?.join("plateau.exe");
+        let generated = on_directx(&program, &generate("auto"))?.output()?;
+        found.push(judged("plateau generate", &generated, &generated_here()?));
+    }
+    Ok((about, found))
+}
+
+fn generate(device: &str) -> [&str; 9] {
+    let prompt = "Once upon a time";
+    [
+        "generate", "--device", device, "--temp", "0", "-n", "16", "-q", prompt,
+    ]
+}
+
+/// What `generate` says on the twins of this system.
+fn generated_here() -> Result<String> {
+    process::run(&mut process::cargo(&["build", "--package", "plateau-cli"]))?;
+    let output = Command::new(process::target_dir().join("debug/plateau"))
+        .args(generate("twin"))
+        .output()
+        .context("plateau could not be started")?;
+    ensure!(output.status.success(), "plateau generate fails here");
+    Ok(lines(&output.stdout))
+}
+
+fn judged(name: &str, output: &Output, expected: &str) -> Row {
+    let said = lines(&output.stdout);
+    if !output.status.success() {
+        let why = lines(&output.stderr);
+        return row(name, Outcome::Refused, why.trim().replace('\n', " "));
+    }
+    if said == expected {
+        return row(name, Outcome::Equal, String::new());
+    }
+    let why = format!("{said:?} instead of {expected:?}");
+    row(name, Outcome::Differs, why)
+}
+
+fn row(name: &str, outcome: Outcome, why: String) -> Row {
+    Row {
+        kernel: name.to_owned(),
+        variant: String::new(),
+        case: String::new(),
+        outcome,
+        why,
+        figures: None,
+    }
+}
+
+fn lines(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace("\r\n", "\n")
 }
