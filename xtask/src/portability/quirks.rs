@@ -19,6 +19,20 @@ struct Quirk {
 }
 
 const QUIRKS: &[Quirk] = &[
+    fxc("attention_", BARRIER),
+    fxc("rope_attention_", BARRIER),
+    fxc("sample", "thread sync operation"),
+    fxc("gram_", "unable to unroll loop"),
+    fxc("quantize_dynamic", "unable to unroll loop"),
+    fxc("layer_norm_flat", "unable to unroll loop"),
+    fxc("gemm_f", "no end after"),
+    Quirk {
+        implementation: "lavapipe-26-matrices",
+        version: "Mesa 26.1.6",
+        kernel: "gemm_",
+        symptom: "no end after",
+        instead: "the same main loop is equal there by 8, and by 16 on an H200",
+    },
     spills("anv-", "attention_prefill_"),
     spills("anv-", "rope_attention_f16"),
     spills("anv-skl", "gemv_i4_subgroup"),
@@ -27,6 +41,20 @@ const QUIRKS: &[Quirk] = &[
     spills("honeykrisp-m1", "rope_attention_f16"),
     spills("honeykrisp-m1", "gemv_i4_subgroup"),
 ];
+
+/// FXC takes what all invocations load from one place of workgroup memory for different values, and wants no barrier in a loop that they
+/// bound; also other loops than those that it can unroll. The kernels stay: DirectX 12 runs them with DXC.
+const fn fxc(kernel: &'static str, symptom: &'static str) -> Quirk {
+    Quirk {
+        implementation: "fxc-5.1",
+        version: "d3dcompiler_47 of npm webgpu 0.6.2",
+        kernel,
+        symptom,
+        instead: "DirectX 12 has to have dxcompiler.dll beside the program",
+    }
+}
+
+const BARRIER: &str = "thread sync operation found in varying flow control";
 
 /// Right, and slower than it need be.
 const fn spills(implementation: &'static str, kernel: &'static str) -> Quirk {

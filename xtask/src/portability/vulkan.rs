@@ -158,17 +158,60 @@ fn execute(call: &Call<'_>, in_tree: bool, manifest: &Path) -> Result<Found> {
     Ok((about, found))
 }
 
-/// The kernels on matrices, whose size llvmpipe computes but does not list.
+/// Seconds for a kernel on matrices: LLVM takes minutes for one, and some GB for some.
+const MATRICES_LIMIT: u32 = 300;
+
+/// The kernels on matrices, whose size llvmpipe computes but does not list: a case for each variant, a kernel at a time.
 fn matrices(call: &Call<'_>) -> Result<Found> {
     call.tree.ensure(&[Part::Vulkan])?;
-    let mut words = call.program("run")?;
-    if call.kernel.is_none() {
-        words.extend(["--kernel", "_coop16"].map(str::to_owned));
+    let on_matrices = plateau_shaders::KERNELS
+        .iter()
+        .filter(|kernel| kernel.matrices().is_some());
+    let wanted = match call.kernel {
+        Some(kernel) => vec![kernel.to_owned()],
+        None => on_matrices
+            .map(|kernel| format!("^{}$", kernel.name))
+            .collect(),
+    };
+    let mut found = (String::new(), Vec::new());
+    for kernel in &wanted {
+        let call = Call {
+            kernel: Some(kernel),
+            brief: true,
+            ..*call
+        };
+        let script = format!(
+            "timeout {MATRICES_LIMIT} \"$@\" && exit
+            status=$?
+            [ $status = 124 ] || exit $status
+            echo \"$0\""
+        );
+        let stopped = serde_json::json!({
+            "kernel": kernel.trim_matches(['^', '$']),
+            "variant": "",
+            "outcome": "refused",
+            "why": format!("no end after {MATRICES_LIMIT} s"),
+        });
+        let mut words = vec![
+            "sh".to_owned(),
+            "-c".to_owned(),
+            script,
+            stopped.to_string(),
+        ];
+        words.extend(call.program("run")?);
+        words.extend(["--matrices", "tested"].map(str::to_owned));
+        let mut command = call.in_tree(&words);
+        command
+            .env("VK_DRIVER_FILES", format!("{MANIFESTS}/lvp_icd.json"))
+            // LLVM's passes would take most of the time.
+            .env("GALLIVM_PERF", "nopt");
+        let (about, rows) = rows(&mut command, |_, _| {})?;
+        if !about.is_empty() {
+            found.0 = about;
+        }
+        found.1.extend(rows);
     }
-    words.extend(["--matrices", "tested"].map(str::to_owned));
-    let mut command = call.in_tree(&words);
-    command.env("VK_DRIVER_FILES", format!("{MANIFESTS}/lvp_icd.json"));
-    rows(&mut command, |_, _| {})
+    Ok(found)
 }
 
 /// In the tree, with what the driver prints among the rows.
