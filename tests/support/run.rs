@@ -3,7 +3,7 @@
 use crate::case::Case;
 use crate::compare::compare;
 use plateau::exec::{DeviceError, Executor};
-use plateau::plan::{BufferId, Grid, Plan};
+use plateau::plan::{BufferId, Grid, Plan, WIDE_WORKGROUP};
 
 /// Words past the end of every buffer, which no kernel may touch.
 pub const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
@@ -92,6 +92,10 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     }
     if case.kernel.subgroups && !device.features().subgroups {
         return Some("the adapter has no subgroups".to_owned());
+    }
+    let wide = case.constants.contains(&("WORKGROUP", WIDE_WORKGROUP));
+    if wide && !device.features().wide_workgroups {
+        return Some("the adapter has no workgroups so wide".to_owned());
     }
     let words = case
         .buffers

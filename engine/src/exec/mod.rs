@@ -12,7 +12,7 @@ pub use cpu::CpuExecutor;
 pub use gpu::{GpuExecutor, GpuOptions, MatrixProof, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
-use crate::plan::{BufferDesc, BufferId, Features, Plan};
+use crate::plan::{BufferDesc, BufferId, Features, Plan, WIDE_WORKGROUP};
 use plateau_shaders::Matrices;
 use std::ops::Range;
 use std::str::FromStr;
@@ -171,6 +171,9 @@ impl AdapterInfo {
             subgroups: self.features.contains(&("subgroups", true)),
             f16: self.features.contains(&("shader-f16", true)),
             fused: self.kind != SOFTWARE,
+            wide_workgroups: self.limits.iter().any(|&(name, limit)| {
+                name == "workgroup-invocations" && limit >= u64::from(WIDE_WORKGROUP)
+            }),
             matrices: self
                 .matrices
                 .iter()

@@ -257,12 +257,14 @@ fn norm_gemv(
             Bits::Int8 => &kernels::norm_gemv_i8::KERNEL,
             Bits::Int4 => &kernels::norm_gemv_i4::KERNEL,
         };
-        let group = kernels::norm_input::gemv_group(range.rows);
+        let group = kernels::norm_input::GEMV_GROUP;
         let grid = Grid::Fixed(kernels::norm_input::gemv_grid(&params, group));
         let bindings = [fused.from, fused.norm, range.w, range.aux, fused.map, y];
         let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
         dispatch.constants = fused.constants(projection.in_features, in_words);
-        dispatch.constants.push(("GROUP", group));
+        let ahead = kernels::norm_input::steps_ahead(weights(fused.bits));
+        let division = [("GROUP", group), ("STEPS_AHEAD", ahead)];
+        dispatch.constants.extend(division);
     }
     true
 }
@@ -340,10 +342,11 @@ fn norm_gate_up(
         map,
         activations.x_q,
     ];
+    let wide = plan.features.wide_workgroups;
     let dispatch = plan.dispatch(linear.label.clone(), kernel, params, grid, &bindings);
     dispatch.constants = fused.constants(gate_up.in_features, in_words);
-    let group = kernels::norm_input::GATE_UP_GROUP;
-    dispatch.constants.push(("GROUP", group));
+    let division = kernels::norm_input::gate_up_constants(weights(fused.bits), wide);
+    dispatch.constants.extend(division);
     true
 }
 
@@ -468,11 +471,7 @@ fn dispatch(
                 dispatch.constants = constants;
                 return;
             }
-            let weights = match bits {
-                Bits::Int8 => Weights::Int8,
-                Bits::Int4 => Weights::Int4,
-            };
-            let division = Division::of(rows, params.in_words, weights);
+            let division = Division::of(rows, params.in_words, weights(bits));
             let by_subgroup = plan.features.subgroups.then_some(division);
             let most_rows = if plan.features.subgroups && plan.features.fused {
                 GEMV_ROWS_BY_SUBGROUP
@@ -512,6 +511,13 @@ const GEMV_ROWS_BY_SUBGROUP: u32 = 32;
 /// So many rows run as GEMMs of few rows, where there are INT8 matrices. On an H200 a 7B shape's step of 4 sequences takes 3.75 ms with GEMVs
 /// and 4.65 so, one of 8 5.67 and 4.73; 64 rows of a linear take half of what they do in tiles of 128.
 const FEW_ROWS: std::ops::RangeInclusive<u32> = 6..=64;
+
+fn weights(bits: Bits) -> Weights {
+    match bits {
+        Bits::Int8 => Weights::Int8,
+        Bits::Int4 => Weights::Int4,
+    }
+}
 
 type Choice = (&'static Kernel, [u32; 3]);
 

@@ -7,6 +7,7 @@
 
 use bytemuck::Pod;
 pub use plateau_shaders::Matrices;
+pub use plateau_shaders::linear::norm_input::WIDE_WORKGROUP;
 use plateau_shaders::{Access, Constant, Kernel};
 
 /// A buffer of a plan.
@@ -106,6 +107,8 @@ pub struct Features {
     /// Dispatches of a decode step that do the work of several, some of it in every workgroup anew: a gain where dispatches cost more
     /// than arithmetic does.
     pub fused: bool,
+    /// Workgroups of [`WIDE_WORKGROUP`] invocations.
+    pub wide_workgroups: bool,
     /// The integer GEMMs on cooperative matrices, where they passed the self-test.
     pub matrices: Option<Matrices>,
     /// Attention on cooperative matrices of f16, where they passed the self-test.

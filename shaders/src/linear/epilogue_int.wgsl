@@ -22,6 +22,10 @@ struct Params {
 // f32; as words, so that no adapter touches the bits of a raw accumulator.
 @group(0) @binding(5) var<storage, read_write> y: array<u32>;
 
+fn in_words() -> u32 {
+  return params.in_words;
+}
+
 // Word of `aux` after the weight scales.
 fn aux_bias() -> u32 {
   return select(1u, params.out_features, params.w_scale_stride != 0u);

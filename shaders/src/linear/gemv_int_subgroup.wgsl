@@ -111,27 +111,27 @@ fn row_at(first_row: u32, t: u32) -> u32 {
 // `sums` and the products of a step with the rows.
 fn add_rows(sums: RowSums, first_row: u32, step: u32, a: WStep, b: WStep) -> RowSums {
   var all = sums;
-  all.s_0 += dot_both(first_row, step, a, b);
+  all.s_0 += dot_rest(first_row, step, a, b);
   if (ROWS > 1u) {
-    all.s_1 += dot_both(row_at(first_row, 1u), step, a, b);
+    all.s_1 += dot_rest(row_at(first_row, 1u), step, a, b);
   }
   if (ROWS > 2u) {
-    all.s_2 += dot_both(row_at(first_row, 2u), step, a, b);
+    all.s_2 += dot_rest(row_at(first_row, 2u), step, a, b);
   }
   if (ROWS > 3u) {
-    all.s_3 += dot_both(row_at(first_row, 3u), step, a, b);
+    all.s_3 += dot_rest(row_at(first_row, 3u), step, a, b);
   }
   if (ROWS > 4u) {
-    all.s_4 += dot_both(row_at(first_row, 4u), step, a, b);
+    all.s_4 += dot_rest(row_at(first_row, 4u), step, a, b);
   }
   if (ROWS > 5u) {
-    all.s_5 += dot_both(row_at(first_row, 5u), step, a, b);
+    all.s_5 += dot_rest(row_at(first_row, 5u), step, a, b);
   }
   if (ROWS > 6u) {
-    all.s_6 += dot_both(row_at(first_row, 6u), step, a, b);
+    all.s_6 += dot_rest(row_at(first_row, 6u), step, a, b);
   }
   if (ROWS > 7u) {
-    all.s_7 += dot_both(row_at(first_row, 7u), step, a, b);
+    all.s_7 += dot_rest(row_at(first_row, 7u), step, a, b);
   }
   return all;
 }

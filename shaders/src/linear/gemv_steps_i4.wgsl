@@ -16,7 +16,7 @@ struct WStep {
 }
 
 fn num_steps() -> u32 {
-  return params.in_words / 8u;
+  return in_words() / 8u;
 }
 
 fn x_step(row: u32, step: u32) -> XStep {

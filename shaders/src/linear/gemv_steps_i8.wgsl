@@ -11,7 +11,7 @@ struct WStep {
 }
 
 fn num_steps() -> u32 {
-  return params.in_words / 4u;
+  return in_words() / 4u;
 }
 
 fn x_step(row: u32, step: u32) -> XStep {

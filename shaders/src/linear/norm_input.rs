@@ -10,10 +10,12 @@ use bytemuck::{Pod, Zeroable};
 
 /// What `in_features` is a multiple of.
 pub const IN_STEP: u32 = 16;
+/// Invocations of a wide workgroup, which not every adapter has.
+pub const WIDE_WORKGROUP: u32 = 512;
 /// Channels of a workgroup of norm_gate_up_*: what the runs of its map are of.
 pub const TILE: u32 = 64;
-/// The value of the override `GROUP` that gives a workgroup as many pairs as a tile has channels.
-pub const GATE_UP_GROUP: u32 = 4;
+/// The value of the override `GROUP` of norm_gemv_*: enough workgroups, though each makes the whole input.
+pub const GEMV_GROUP: u32 = 16;
 
 /// The parameters of norm_gemv_*.
 #[repr(C)]
@@ -66,16 +68,6 @@ pub struct GateUpParams {
     pub inv_scale: f32,
 }
 
-/// The value of the override `GROUP` of norm_gemv_*: enough workgroups, since each makes the whole input.
-pub const fn gemv_group(out_features: u32) -> u32 {
-    const ENOUGH: u32 = 128;
-    if div_ceil(out_features, integer::Division::outputs(8)) >= ENOUGH {
-        8
-    } else {
-        16
-    }
-}
-
 /// Workgroups in x, y, z, with `group` invocations to a pair of outputs: the override `GROUP`.
 pub fn gemv_grid(params: &GemvParams, group: u32) -> [u32; 3] {
     let outputs = integer::Division::outputs(group);
@@ -89,17 +81,37 @@ pub fn gate_up_grid(params: &GateUpParams) -> [u32; 3] {
 
 /// Values of the overrides that size the memory of a workgroup.
 pub fn constants(in_features: u32, in_words: u32) -> [Constant; 2] {
-    let bulk = in_features / IN_STEP;
-    // No array is empty.
-    let extra = (in_words - 4 * bulk).max(1);
-    [("BULK_VECS", bulk), ("EXTRA_WORDS", extra)]
+    [
+        ("BULK_VECS", in_features / IN_STEP),
+        ("X_VECS", in_words / 4),
+    ]
+}
+
+/// Values of the overrides that divide norm_gate_up_*, whose workgroup has a tile: 512 invocations, where an adapter has `wide` workgroups,
+/// since tiles are few.
+pub fn gate_up_constants(weights: Weights, wide: bool) -> [Constant; 3] {
+    let workgroup = if wide { WIDE_WORKGROUP } else { 256 };
+    let ahead = if wide { steps_ahead(weights) } else { 4 };
+    [
+        ("WORKGROUP", workgroup),
+        ("GROUP", workgroup / TILE),
+        ("STEPS_AHEAD", ahead),
+    ]
+}
+
+/// The value of the override `STEPS_AHEAD` where there are many subgroups: more steps take registers that subgroups need.
+pub const fn steps_ahead(weights: Weights) -> u32 {
+    match weights {
+        Weights::Int4 => 2,
+        Weights::Int8 => 4,
+    }
 }
 
 /// Bytes of workgroup memory that a kernel takes at most.
 pub fn workgroup_bytes(in_words: u32) -> u32 {
     const SUMS: u32 = 4 * 256;
     const PRODUCTS: u32 = 2 * 4 * TILE;
-    4 * (in_words + 1) + SUMS + PRODUCTS
+    4 * in_words + SUMS + PRODUCTS
 }
 
 /// The definition of `norm_gemv_*`: `rms_norm_flat`, then the linear.

@@ -8,9 +8,10 @@
 // in_features is a multiple of 16. The sums and the roundings are those of rms_norm_flat.wgsl: part 0 of a channel is what clamping to
 // q_max leaves of it, whatever parts follow. Kernels declare `params`, and include what sums over a workgroup.
 
-// vec4s of sixteen channels without the extra ones, and words of the extra ones with the zeros after them.
+// vec4s of sixteen channels without the extra ones, and with the extra ones and the zeros after them. As constants they leave out the loops
+// that a width does not need: what is never run costs time too, where a layer's kernels are more text than a processor keeps.
 override BULK_VECS: u32 = 64u;
-override EXTRA_WORDS: u32 = 64u;
+override X_VECS: u32 = 64u;
 
 const IN_SOURCE_MASK: u32 = 0xffffffu;
 const IN_PART_SHIFT: u32 = 24u;
@@ -21,8 +22,7 @@ const IN_NO_PART: u32 = 0xffu;
 @group(0) @binding(4) var<storage, read> aux: array<u32>;
 @group(0) @binding(5) var<storage, read> in_map: array<u32>;
 
-var<workgroup> bulk: array<vec4<u32>, BULK_VECS>;
-var<workgroup> extras: array<u32, EXTRA_WORDS>;
+var<workgroup> x_row: array<vec4<u32>, X_VECS>;
 
 // Word of `aux` after the weight scales.
 fn aux_bias() -> u32 {
@@ -34,13 +34,13 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
   return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
 }
 
+// Words of the row that the workgroup makes.
+fn in_words() -> u32 {
+  return 4u * X_VECS;
+}
+
 fn x_vec(row: u32, vec: u32) -> vec4<u32> {
-  let vecs = params.in_features / 16u;
-  if (vec < vecs) {
-    return bulk[vec];
-  }
-  let at = 4u * (vec - vecs);
-  return vec4<u32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
+  return x_row[vec];
 }
 
 // Part 0 of four channels.
@@ -88,7 +88,7 @@ fn add_squares(sum: f32, values: vec4<f32>) -> f32 {
 
 // Four features, or zeros past the end, which change no sum.
 fn quad(i: u32) -> vec4<f32> {
-  let quads = params.in_features / 4u;
+  let quads = 4u * BULK_VECS;
   return select(vec4<f32>(), x[min(i, quads - 1u)], i < quads);
 }
 
@@ -109,7 +109,9 @@ fn sum_over_workgroup(lid: u32, subgroup_lane: u32, subgroup_lanes: u32, value: 
   if (subgroup_lanes != 32u) {
     return workgroup_sum(lid, value);
   }
-  lane_sums[lid] = value;
+  if (lid < LANES) {
+    lane_sums[lid] = value;
+  }
   workgroupBarrier();
   let i = subgroup_lane;
   let a = (lane_sums[i] + lane_sums[i + 128u]) + (lane_sums[i + 64u] + lane_sums[i + 192u]);
@@ -172,34 +174,49 @@ fn extra_word(word: Extras, inv: f32) -> u32 {
   return pack4xI8(vec4<i32>(extra_part(word.a, inv), extra_part(word.b, inv), extra_part(word.c, inv), extra_part(word.d, inv)));
 }
 
-// Makes x_q. Every invocation calls it.
-fn make_input(lid: u32, subgroup_lane: u32, subgroup_lanes: u32) {
-  let vecs = params.in_features / 16u;
-  let extra_words = params.in_words - 4u * vecs;
+// The words of four neighbours of a subgroup, in their order for the first of them.
+fn four_extra_words(own: u32) -> vec4<u32> {
+  return vec4<u32>(own, subgroupShuffleXor(own, 1u), subgroupShuffleXor(own, 2u), subgroupShuffleXor(own, 3u));
+}
+
+// Makes x_q; `slot` counts the invocations subgroup by subgroup. Every invocation calls it.
+fn make_input(lid: u32, slot: u32, subgroup_lane: u32, subgroup_lanes: u32) {
+  let extra_words = 4u * (X_VECS - BULK_VECS);
   // Loads go ahead of what waits for one of them: those that need no other, then those that need one.
   let quads = load_quads(lid);
-  let own = load_channels(min(lid, vecs - 1u));
-  let entries = extra_entries(lid);
+  let own = load_channels(min(lid, BULK_VECS - 1u));
+  let entries = extra_entries(slot);
   load_ahead(lid);
   let own_extras = load_extras(entries);
   var sum = add_squares(add_squares(add_squares(add_squares(0.0, quads.a), quads.b), quads.c), quads.d);
-  for (var i = lid + 4u * LANES; 4u * i < params.in_features; i += 4u * LANES) {
-    let more = load_quads(i);
-    sum = add_squares(add_squares(add_squares(add_squares(sum, more.a), more.b), more.c), more.d);
+  if (BULK_VECS > LANES) {
+    for (var i = lid + 4u * LANES; i < 4u * BULK_VECS; i += 4u * LANES) {
+      let more = load_quads(i);
+      sum = add_squares(add_squares(add_squares(add_squares(sum, more.a), more.b), more.c), more.d);
+    }
   }
   let mean = sum_over_workgroup(lid, subgroup_lane, subgroup_lanes, sum) / f32(params.in_features);
   let inv = inverseSqrt(mean + params.eps);
-  if (lid < vecs) {
-    bulk[lid] = bulk_vec(own, inv);
+  if (lid < BULK_VECS) {
+    x_row[lid] = bulk_vec(own, inv);
   }
-  if (lid < extra_words) {
-    extras[lid] = extra_word(own_extras, inv);
+  if (BULK_VECS > WORKGROUP) {
+    for (var vec = lid + WORKGROUP; vec < BULK_VECS; vec += WORKGROUP) {
+      x_row[vec] = bulk_vec(load_channels(vec), inv);
+    }
   }
-  for (var vec = lid + WORKGROUP; vec < vecs; vec += WORKGROUP) {
-    bulk[vec] = bulk_vec(load_channels(vec), inv);
+  let words = four_extra_words(extra_word(own_extras, inv));
+  if (slot < extra_words && slot % 4u == 0u) {
+    x_row[BULK_VECS + slot / 4u] = words;
   }
-  for (var word = lid + WORKGROUP; word < extra_words; word += WORKGROUP) {
-    extras[word] = extra_word(load_extras(extra_entries(word)), inv);
+  if (X_VECS - BULK_VECS > WORKGROUP / 4u) {
+    for (var first = WORKGROUP; first < extra_words; first += WORKGROUP) {
+      let word = first + slot;
+      let more = four_extra_words(extra_word(load_extras(extra_entries(word)), inv));
+      if (word < extra_words && word % 4u == 0u) {
+        x_row[BULK_VECS + word / 4u] = more;
+      }
+    }
   }
   workgroupBarrier();
 }
@@ -227,7 +244,7 @@ fn make_outputs(a: u32, b: u32, place: Place, subgroup_lanes: u32, lid: u32) {
   // Weights are on their way before the input is made.
   let steps = load_pair(a, b, place.lane, place.lanes);
   let own = load_factor(select(a, b, place.lane % 2u == 1u));
-  make_input(lid, place.subgroup_lane, subgroup_lanes);
+  make_input(lid, place.pair * place.lanes + place.lane, place.subgroup_lane, subgroup_lanes);
   let is_own = place.pair < WORKGROUP / GROUP;
   let sums = sum_of_group(dot_row(0u, a, b, place, steps, is_own), subgroup_lanes);
   for (var n = place.lane; n < 2u && is_own; n += place.lanes) {

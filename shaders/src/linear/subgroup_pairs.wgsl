@@ -9,7 +9,8 @@ override GROUP: u32 = 32u;
 // have no more.
 override STEPS_AHEAD: u32 = 4u;
 
-const WORKGROUP: u32 = 256u;
+// Invocations of a workgroup. 512 where an adapter has so many, for kernels whose workgroups are few.
+override WORKGROUP: u32 = 256u;
 
 // Where an invocation stands: its pair of the workgroup, the invocations of a pair, and the place among them; the place in its subgroup.
 // The subgroup's size is handed on beside it: what is in a struct with something that differs between invocations counts as different too,
@@ -26,8 +27,8 @@ fn place_of(subgroup: u32, lanes: u32, lane: u32) -> Place {
   return Place((subgroup * lanes + lane) / group, group, lane % group, lane);
 }
 
-// Four steps of both outputs of a pair, `lanes` apart. Each is loaded anew as soon as it was used: so many loads are always on their way, in
-// as few registers as that takes.
+// Steps of both outputs of a pair, `lanes` apart, the third and the fourth where STEPS_AHEAD is 4. Each is loaded anew as soon as it was
+// used: so many loads are always on their way, in as few registers as that takes.
 struct PairSteps {
   a_0: WStep,
   a_1: WStep,
@@ -44,18 +45,31 @@ fn load_pair(a: u32, b: u32, first: u32, lanes: u32) -> PairSteps {
   let last = num_steps() - 1u;
   let i_0 = min(first, last);
   let i_1 = min(first + lanes, last);
-  let i_2 = min(first + 2u * lanes, last);
-  let i_3 = min(first + 3u * lanes, last);
-  return PairSteps(
-    w_step(a, i_0), w_step(a, i_1), w_step(a, i_2), w_step(a, i_3),
-    w_step(b, i_0), w_step(b, i_1), w_step(b, i_2), w_step(b, i_3),
-  );
+  var steps = PairSteps();
+  steps.a_0 = w_step(a, i_0);
+  steps.a_1 = w_step(a, i_1);
+  steps.b_0 = w_step(b, i_0);
+  steps.b_1 = w_step(b, i_1);
+  if (STEPS_AHEAD > 2u) {
+    let i_2 = min(first + 2u * lanes, last);
+    let i_3 = min(first + 3u * lanes, last);
+    steps.a_2 = w_step(a, i_2);
+    steps.a_3 = w_step(a, i_3);
+    steps.b_2 = w_step(b, i_2);
+    steps.b_3 = w_step(b, i_3);
+  }
+  return steps;
 }
 
-// The products of a step of both outputs with a row, none past the end.
+// The products of a step of both outputs with a row.
 fn dot_both(row: u32, step: u32, a: WStep, b: WStep) -> vec2<i32> {
-  let x = x_step(row, min(step, num_steps() - 1u));
-  return select(vec2<i32>(), vec2<i32>(dot_step(x, a), dot_step(x, b)), step < num_steps());
+  let x = x_step(row, step);
+  return vec2<i32>(dot_step(x, a), dot_step(x, b));
+}
+
+// The same, none past the end.
+fn dot_rest(row: u32, step: u32, a: WStep, b: WStep) -> vec2<i32> {
+  return select(vec2<i32>(), dot_both(row, min(step, num_steps() - 1u), a, b), step < num_steps());
 }
 
 // Over the invocations of a pair. Every invocation of the subgroup calls it.
@@ -71,29 +85,39 @@ fn sum_of_group(own: vec2<i32>, subgroup_lanes: u32) -> vec2<i32> {
 fn dot_row(row: u32, a: u32, b: u32, place: Place, steps: PairSteps, is_own: bool) -> vec2<i32> {
   let lanes = place.lanes;
   let last = num_steps() - 1u;
-  var a_0 = steps.a_0;
-  var a_1 = steps.a_1;
-  var a_2 = steps.a_2;
-  var a_3 = steps.a_3;
-  var b_0 = steps.b_0;
-  var b_1 = steps.b_1;
-  var b_2 = steps.b_2;
-  var b_3 = steps.b_3;
+  let turn = select(2u, 4u, STEPS_AHEAD > 2u) * lanes;
+  // Turns that every invocation has as a whole.
+  let whole = num_steps() / turn * turn;
+  var all = steps;
   var sums = vec2<i32>();
-  for (var i = place.lane; i <= last && is_own; i += 4u * lanes) {
-    let next = i + 4u * lanes;
-    sums += dot_both(row, i, a_0, b_0);
-    a_0 = w_step(a, min(next, last));
-    b_0 = w_step(b, min(next, last));
-    sums += dot_both(row, i + lanes, a_1, b_1);
-    a_1 = w_step(a, min(next + lanes, last));
-    b_1 = w_step(b, min(next + lanes, last));
-    sums += dot_both(row, i + 2u * lanes, a_2, b_2);
-    a_2 = w_step(a, min(next + 2u * lanes, last));
-    b_2 = w_step(b, min(next + 2u * lanes, last));
-    sums += dot_both(row, i + 3u * lanes, a_3, b_3);
-    a_3 = w_step(a, min(next + 3u * lanes, last));
-    b_3 = w_step(b, min(next + 3u * lanes, last));
+  for (var i = place.lane; i < whole && is_own; i += turn) {
+    let next = i + turn;
+    sums += dot_both(row, i, all.a_0, all.b_0);
+    all.a_0 = w_step(a, min(next, last));
+    all.b_0 = w_step(b, min(next, last));
+    sums += dot_both(row, i + lanes, all.a_1, all.b_1);
+    all.a_1 = w_step(a, min(next + lanes, last));
+    all.b_1 = w_step(b, min(next + lanes, last));
+    if (STEPS_AHEAD > 2u) {
+      sums += dot_both(row, i + 2u * lanes, all.a_2, all.b_2);
+      all.a_2 = w_step(a, min(next + 2u * lanes, last));
+      all.b_2 = w_step(b, min(next + 2u * lanes, last));
+      sums += dot_both(row, i + 3u * lanes, all.a_3, all.b_3);
+      all.a_3 = w_step(a, min(next + 3u * lanes, last));
+      all.b_3 = w_step(b, min(next + 3u * lanes, last));
+    }
+  }
+  if (whole < num_steps() && is_own) {
+    sums += dot_rest(row, whole + place.lane, all.a_0, all.b_0);
+  }
+  if (whole + lanes < num_steps() && is_own) {
+    sums += dot_rest(row, whole + lanes + place.lane, all.a_1, all.b_1);
+  }
+  if (STEPS_AHEAD > 2u && whole + 2u * lanes < num_steps() && is_own) {
+    sums += dot_rest(row, whole + 2u * lanes + place.lane, all.a_2, all.b_2);
+  }
+  if (STEPS_AHEAD > 2u && whole + 3u * lanes < num_steps() && is_own) {
+    sums += dot_rest(row, whole + 3u * lanes + place.lane, all.a_3, all.b_3);
   }
   return sums;
 }

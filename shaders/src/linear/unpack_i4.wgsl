@@ -14,7 +14,7 @@ fn multiplier(out: u32, step: u32) -> u32 {
     return 1u;
   }
   let group_steps = max(GROUP_SIZE / K_STEP, 1u);
-  let groups = (params.in_words * 4u / K_STEP + group_steps - 1u) / group_steps;
+  let groups = (in_words() * 4u / K_STEP + group_steps - 1u) / group_steps;
   let row_words = (groups + 7u) / 8u;
   let first = aux_bias() + select(0u, params.out_features, params.has_bias != 0u);
   let group = step / group_steps;

@@ -5,9 +5,11 @@ const LANES: u32 = 256u;
 
 var<workgroup> lane_sums: array<f32, LANES>;
 
-// Sum over the workgroup. Every invocation calls it; every invocation gets the sum.
+// Sum over the first 256 invocations of the workgroup. Every invocation calls it; every invocation gets the sum.
 fn workgroup_sum(lane: u32, value: f32) -> f32 {
-  lane_sums[lane] = value;
+  if (lane < LANES) {
+    lane_sums[lane] = value;
+  }
   workgroupBarrier();
   for (var stride = LANES / 2u; stride > 0u; stride /= 2u) {
     if (lane < stride) {

@@ -468,9 +468,9 @@ impl Fused {
         case
     }
 
-    fn gemv(&self, kernel: &'static Kernel, w_max: i32) -> Case {
+    fn gemv(&self, kernel: &'static Kernel, w_max: i32, steps_ahead: u32) -> Case {
         let first_out = 3;
-        let case = self.case(kernel, w_max, self.out_features, |inputs| {
+        let mut case = self.case(kernel, w_max, self.out_features, |inputs| {
             let params = norm_input::GemvParams {
                 in_features: self.in_features,
                 in_words: inputs.in_words,
@@ -487,14 +487,20 @@ impl Fused {
             (params, norm_input::gemv_grid(&params, self.group))
         });
         let y = vec![1f32; (first_out + self.out_features) as usize];
-        let case = case.constant("GROUP", self.group);
-        case.output(&y, Check::Close(FLOAT_INT_EPILOGUE))
+        case.name += &format!(" STEPS_AHEAD={steps_ahead}");
+        case.constant("GROUP", self.group)
+            .constant("STEPS_AHEAD", steps_ahead)
+            .output(&y, Check::Close(FLOAT_INT_EPILOGUE))
     }
 
-    fn gate_up(&self, kernel: &'static Kernel, w_max: i32) -> Case {
+    fn gate_up(&self, kernel: &'static Kernel, weights: Weights, wide: bool) -> Case {
+        let w_max = match weights {
+            Weights::Int8 => 127,
+            Weights::Int4 => 7,
+        };
         let features = self.out_features.next_multiple_of(norm_input::TILE);
         let map = tiled_map(features, norm_input::TILE);
-        let case = self.case(kernel, w_max, 2 * features, |inputs| {
+        let mut case = self.case(kernel, w_max, 2 * features, |inputs| {
             let params = norm_input::GateUpParams {
                 in_features: self.in_features,
                 in_words: inputs.in_words,
@@ -519,7 +525,10 @@ impl Fused {
             q_max: self.q_max,
             map,
         };
-        let case = case.constant("GROUP", norm_input::GATE_UP_GROUP);
+        for (name, value) in norm_input::gate_up_constants(weights, wide) {
+            case.name += &format!(" {name}={value}");
+            case = case.constant(name, value);
+        }
         case.input(&runs.expect("whole words of each tile"))
             .output(&x_q, Check::FlatWithinStep(Arc::new(flat)))
     }
@@ -535,10 +544,14 @@ struct Inputs {
 fn fused() -> Vec<Case> {
     let mut cases = Vec::new();
     for fused in FUSED {
-        cases.push(fused.gemv(&norm_gemv_i8::KERNEL, 127));
-        cases.push(fused.gemv(&norm_gemv_i4::KERNEL, 7));
-        cases.push(fused.gate_up(&norm_gate_up_i8::KERNEL, 127));
-        cases.push(fused.gate_up(&norm_gate_up_i4::KERNEL, 7));
+        for steps_ahead in [2, 4] {
+            cases.push(fused.gemv(&norm_gemv_i8::KERNEL, 127, steps_ahead));
+            cases.push(fused.gemv(&norm_gemv_i4::KERNEL, 7, steps_ahead));
+        }
+        for wide in [false, true] {
+            cases.push(fused.gate_up(&norm_gate_up_i8::KERNEL, Weights::Int8, wide));
+            cases.push(fused.gate_up(&norm_gate_up_i4::KERNEL, Weights::Int4, wide));
+        }
     }
     cases
 }

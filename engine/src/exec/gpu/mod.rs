@@ -12,7 +12,7 @@ pub use spirv::module as int8_module;
 
 use super::profile::{ProfileDetail, RunTimes};
 use super::{AdapterInfo, AttentionChoice, DeviceError, KernelChoice};
-use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan};
+use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan, WIDE_WORKGROUP};
 use pipeline::Pipelines;
 use profile::Profiler;
 use std::future::Future;
@@ -157,6 +157,8 @@ impl GpuExecutor {
                 subgroups: device.features().contains(wgpu::Features::SUBGROUP),
                 f16: device.features().contains(wgpu::Features::SHADER_F16),
                 fused: info.plan_features().fused,
+                wide_workgroups: device.limits().max_compute_invocations_per_workgroup
+                    >= WIDE_WORKGROUP,
                 matrices: None,
                 matrix_attention: false,
             },
