@@ -471,7 +471,11 @@ fn dispatch(
                 dispatch.constants = constants;
                 return;
             }
-            let division = Division::of(rows, params.in_words, weights(bits));
+            let mut division = Division::of(rows, params.in_words, weights(bits));
+            // A software driver compiles longer than it gains.
+            if rows == 1 && plan.features.fused {
+                division.in_words = params.in_words;
+            }
             let by_subgroup = plan.features.subgroups.then_some(division);
             let most_rows = if plan.features.subgroups && plan.features.fused {
                 GEMV_ROWS_BY_SUBGROUP

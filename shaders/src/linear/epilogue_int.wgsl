@@ -22,8 +22,11 @@ struct Params {
 // f32; as words, so that no adapter touches the bits of a raw accumulator.
 @group(0) @binding(5) var<storage, read_write> y: array<u32>;
 
+// The words of a row of x where they are a constant, 0 where only `params` has them: a width that is known leaves loops without ends to look for.
+override IN_WORDS: u32 = 0u;
+
 fn in_words() -> u32 {
-  return params.in_words;
+  return select(IN_WORDS, params.in_words, IN_WORDS == 0u);
 }
 
 // Word of `aux` after the weight scales.

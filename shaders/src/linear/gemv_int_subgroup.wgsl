@@ -13,8 +13,13 @@ fn outputs_of_workgroup() -> u32 {
   return select(2u, 1u, ROWS == 1u) * WORKGROUP / GROUP;
 }
 
+// The products of a step past the turns that all invocations have; none past the end.
+fn dot_last(row: u32, step: u32, w: WStep) -> i32 {
+  return select(0, dot_step(x_step(row, min(step, num_steps() - 1u)), w), step < num_steps());
+}
+
 // The products of an output with one row; of the invocation alone, and nothing where it has none. Steps are loaded anew as soon as they
-// were used, as dot_row of subgroup_pairs.wgsl does.
+// were used, as dot_row of subgroup_pairs.wgsl does. With a constant width nothing but loads and products is left of it.
 fn dot_output(row: u32, out: u32, place: Place, is_own: bool) -> i32 {
   let lanes = place.lanes;
   let steps = num_steps();
@@ -24,7 +29,6 @@ fn dot_output(row: u32, out: u32, place: Place, is_own: bool) -> i32 {
   var w_1 = WStep();
   var w_2 = WStep();
   var w_3 = WStep();
-  var w_4 = WStep();
   if (STEPS_AHEAD > 1u) {
     w_1 = w_step(out, min(place.lane + lanes, last));
     w_2 = w_step(out, min(place.lane + 2u * lanes, last));
@@ -32,13 +36,9 @@ fn dot_output(row: u32, out: u32, place: Place, is_own: bool) -> i32 {
   if (STEPS_AHEAD > 3u) {
     w_3 = w_step(out, min(place.lane + 3u * lanes, last));
   }
-  if (STEPS_AHEAD > 4u) {
-    w_4 = w_step(out, min(place.lane + 4u * lanes, last));
-  }
-  // Turns that every invocation has as a whole.
-  let whole = select(0u, steps / turn * turn, is_own);
+  let whole = steps / turn * turn;
   var sum = 0;
-  for (var i = place.lane; i < whole; i += turn) {
+  for (var i = place.lane; i < whole && is_own; i += turn) {
     let next = i + turn;
     sum += dot_step(x_step(row, i), w_0);
     w_0 = w_step(out, min(next, last));
@@ -52,26 +52,19 @@ fn dot_output(row: u32, out: u32, place: Place, is_own: bool) -> i32 {
       sum += dot_step(x_step(row, i + 3u * lanes), w_3);
       w_3 = w_step(out, min(next + 3u * lanes, last));
     }
-    if (STEPS_AHEAD > 4u) {
-      sum += dot_step(x_step(row, i + 4u * lanes), w_4);
-      w_4 = w_step(out, min(next + 4u * lanes, last));
-    }
   }
   let rest = whole + place.lane;
-  if (rest < steps && is_own) {
-    sum += dot_step(x_step(row, rest), w_0);
+  if (whole < steps && is_own) {
+    sum += dot_last(row, rest, w_0);
   }
-  if (STEPS_AHEAD > 1u && rest + lanes < steps && is_own) {
-    sum += dot_step(x_step(row, rest + lanes), w_1);
+  if (STEPS_AHEAD > 1u && whole + lanes < steps && is_own) {
+    sum += dot_last(row, rest + lanes, w_1);
   }
-  if (STEPS_AHEAD > 1u && rest + 2u * lanes < steps && is_own) {
-    sum += dot_step(x_step(row, rest + 2u * lanes), w_2);
+  if (STEPS_AHEAD > 1u && whole + 2u * lanes < steps && is_own) {
+    sum += dot_last(row, rest + 2u * lanes, w_2);
   }
-  if (STEPS_AHEAD > 3u && rest + 3u * lanes < steps && is_own) {
-    sum += dot_step(x_step(row, rest + 3u * lanes), w_3);
-  }
-  if (STEPS_AHEAD > 4u && rest + 4u * lanes < steps && is_own) {
-    sum += dot_step(x_step(row, rest + 4u * lanes), w_4);
+  if (STEPS_AHEAD > 3u && whole + 3u * lanes < steps && is_own) {
+    sum += dot_last(row, rest + 3u * lanes, w_3);
   }
   return sum;
 }

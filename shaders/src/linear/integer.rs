@@ -45,8 +45,10 @@ pub struct Division {
     pub rows: u32,
     /// Invocations of a pair of outputs, or for one row of an output.
     pub group: u32,
-    /// Steps of an invocation that are on their way at once: 1, 4, or for one row 3 to 5.
+    /// Steps of an invocation that are on their way at once: 1, 4, or for one row 3.
     pub steps_ahead: u32,
+    /// Words of a row of x, where pipelines are to have them as a constant: each width is one then. 0 where not.
+    pub in_words: u32,
 }
 
 impl Division {
@@ -75,11 +77,10 @@ impl Division {
             },
             steps_ahead: match (weights, rows) {
                 _ if steps <= SUBGROUP => 1,
-                // All that there are, where few are enough for it.
-                (Weights::Int4, 1) if steps > 3 * SUBGROUP && steps <= 5 * SUBGROUP => 5,
                 (Weights::Int4, 1) => 3,
                 _ => 4,
             },
+            in_words: 0,
         }
     }
 
@@ -88,11 +89,12 @@ impl Division {
         512 / group
     }
 
-    pub const fn constants(self) -> [Constant; 3] {
+    pub const fn constants(self) -> [Constant; 4] {
         [
             ("ROWS", self.rows),
             ("GROUP", self.group),
             ("STEPS_AHEAD", self.steps_ahead),
+            ("IN_WORDS", self.in_words),
         ]
     }
 

@@ -5,8 +5,8 @@
 // Invocations of a pair, or the whole subgroup where that is smaller. Few make the others' reads of x the same, many make many workgroups.
 override GROUP: u32 = 32u;
 
-// Steps of an invocation that are on their way at once: 4, or for one output alone 3, 4 or 5. It is 1 for short rows, whose invocations
-// have no more.
+// Steps of an invocation that are on their way at once: 4, in the fused linears also 2, for one output alone also 3. It is 1 for short rows,
+// whose invocations have no more.
 override STEPS_AHEAD: u32 = 4u;
 
 // Invocations of a workgroup. 512 where an adapter has so many, for kernels whose workgroups are few.

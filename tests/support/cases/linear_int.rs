@@ -261,13 +261,13 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Each row for itself, and as many as there are, up to eight, in a workgroup; with pairs of many and few invocations, and steps one by one.
+/// Each row for itself, and as many as there are, up to eight, in a workgroup; with pairs of many and few invocations, steps one by one, and
+/// the width as a constant and not.
 fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -> Vec<Case> {
     let rows = linear.rows.min(Division::MOST_ROWS);
     let mut divisions = vec![
         (1, 32, 4),
         (1, 32, 3),
-        (1, 32, 5),
         (1, 16, 1),
         (rows, 8, 4),
         (rows, 16, 4),
@@ -275,10 +275,15 @@ fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -
     ];
     divisions.sort_unstable();
     divisions.dedup();
+    let width = |rows, group| match (rows, group) {
+        (1, 32) => padded(linear.in_features) / 4,
+        _ => 0,
+    };
     let division = |(rows, group, steps_ahead)| Division {
         rows,
         group,
         steps_ahead,
+        in_words: width(rows, group),
     };
     let divisions = divisions.into_iter().map(division);
     divisions
@@ -569,7 +574,11 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(&gemv_i8::KERNEL, gemv_i8::grid, 127, linear, false),
             case(&gemv_i4::KERNEL, gemv_i4::grid, 7, linear, false),
         ];
-        let division = |weights| Division::of(rows, padded(in_features) / 4, weights);
+        let in_words = padded(in_features) / 4;
+        let division = |weights| Division {
+            in_words,
+            ..Division::of(rows, in_words, weights)
+        };
         let eights = division(Weights::Int8);
         cases.push(divided(
             &gemv_i8_subgroup::KERNEL,
@@ -618,7 +627,11 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             case(coop16_int8.1, coop_grid, 7, grouped, false),
         ];
         if rows <= 32 {
-            let division = |weights| Division::of(rows, padded(in_features) / 4, weights);
+            let in_words = padded(in_features) / 4;
+            let division = |weights| Division {
+                in_words,
+                ..Division::of(rows, in_words, weights)
+            };
             let (eights, fours) = (division(Weights::Int8), division(Weights::Int4));
             cases.extend([
                 divided(&gemv_i8_subgroup::KERNEL, 127, linear, false, eights),
