@@ -18,6 +18,7 @@ const ROW_STRIDE: u32 = GROUPS + 1u;
 const STAGE_QUADS: u32 = 8u;
 const STAGE_FEATURES: u32 = 4u * STAGE_QUADS;
 const KEY_STRIDE: u32 = STAGE_QUADS + 1u;
+// Features of a head at most.
 const MOST_FEATURES: u32 = 128u;
 // Keys whose values are staged at once, and quads of one.
 const VALUE_KEYS: u32 = 8u;
@@ -36,26 +37,22 @@ var<workgroup> key_stage: array<vec4<f32>, PAGE_SIZE * KEY_STRIDE>;
 
 // Loads without branches: a driver then has many on their way.
 
-// Feature d of four of the tile's rows, zeros past head_dim. Rows past the end are the last one.
-fn fetch_q(rows: vec4<u32>, head: u32, first: u32, i: u32) -> vec4<f32> {
-  let d = first + i % STAGE_FEATURES;
-  let row = 4u * (i / STAGE_FEATURES);
-  let last = rows.y - 1u;
-  let at = head * params.head_dim + min(d, params.head_dim - 1u);
-  let q = vec4<f32>(
-    qkv[(rows.x + min(row, last)) * params.stride + at],
-    qkv[(rows.x + min(row + 1u, last)) * params.stride + at],
-    qkv[(rows.x + min(row + 2u, last)) * params.stride + at],
-    qkv[(rows.x + min(row + 3u, last)) * params.stride + at],
-  );
-  return select(vec4<f32>(), q, d < params.head_dim);
+// Where four of the tile's rows have feature 0 of a head. Rows past the end are the last one.
+fn rows_at(rows: vec4<u32>, head: u32, first: u32) -> vec4<u32> {
+  let row = min(vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(rows.y - 1u));
+  return (vec4<u32>(rows.x) + row) * params.stride + head * params.head_dim;
 }
 
-// Quad i of all keys' features from `first` on, zeros past head_dim.
-fn fetch_k(block: u32, first: u32, i: u32) -> vec4<f32> {
-  let quad = first / 4u + i % STAGE_QUADS;
-  let k = load_k_quad(block, i / STAGE_QUADS, min(quad, (params.head_dim - 1u) / 4u));
-  return select(vec4<f32>(), k, 4u * quad < params.head_dim);
+// A feature of four rows, zeros past head_dim.
+fn fetch_q(at: vec4<u32>, feature: u32) -> vec4<f32> {
+  let d = min(feature, params.head_dim - 1u);
+  let q = vec4<f32>(qkv[at.x + d], qkv[at.y + d], qkv[at.z + d], qkv[at.w + d]);
+  return select(vec4<f32>(), q, feature < params.head_dim);
+}
+
+// A quad of a key's features; its last one past head_dim.
+fn fetch_k(block: u32, key: u32, quad: u32) -> vec4<f32> {
+  return load_k_quad(block, key, min(quad, (params.head_dim - 1u) / 4u));
 }
 
 // Quad i of some keys' values, from key `first` on; zeros for keys that no row sees.
@@ -129,6 +126,7 @@ fn attended(r: u32, d: u32) -> f32 {
 
 // Every invocation of the workgroup calls it.
 fn run(head: u32, index: u32, invocation: u32) {
+  // Neighbours share keys or rows, whichever is read.
   let lane = (invocation & 1u) | ((invocation >> 2u) & 14u);
   let group = ((invocation >> 1u) & 3u) | ((invocation >> 4u) & 4u);
   let kv_head = head / (params.heads / params.kv_heads);
@@ -156,6 +154,12 @@ fn run(head: u32, index: u32, invocation: u32) {
   let first_key = first_visible(at.w);
   let last_page = last_position / PAGE_SIZE;
 
+  // What the invocation stages of the rows and keys.
+  let own_feature = invocation % STAGE_FEATURES;
+  let low_rows = rows_at(at, head, invocation / STAGE_FEATURES * 4u);
+  let high_rows = rows_at(at, head, invocation / STAGE_FEATURES * 4u + 16u);
+  let own_key = invocation / STAGE_QUADS;
+
   var m = vec4<f32>();
   var l = vec4<f32>();
   // Of the features 4 * lane .. 4 * lane + 4, then of those 64 further.
@@ -177,14 +181,14 @@ fn run(head: u32, index: u32, invocation: u32) {
     var dot_1 = vec4<f32>();
     var dot_2 = vec4<f32>();
     var dot_3 = vec4<f32>();
-
     for (var first = 0u; first < params.head_dim; first += STAGE_FEATURES) {
-      let q_0 = fetch_q(at, head, first, invocation);
-      let q_1 = fetch_q(at, head, first, invocation + WORKGROUP);
-      let k_0 = fetch_k(block, first, invocation);
-      let k_1 = fetch_k(block, first, invocation + WORKGROUP);
-      let k_2 = fetch_k(block, first, invocation + 2u * WORKGROUP);
-      let k_3 = fetch_k(block, first, invocation + 3u * WORKGROUP);
+      let q_0 = fetch_q(low_rows, first + own_feature);
+      let q_1 = fetch_q(high_rows, first + own_feature);
+      let own_quad = first / 4u + invocation % STAGE_QUADS;
+      let k_0 = fetch_k(block, own_key, own_quad);
+      let k_1 = fetch_k(block, own_key + 16u, own_quad);
+      let k_2 = fetch_k(block, own_key + 32u, own_quad);
+      let k_3 = fetch_k(block, own_key + 48u, own_quad);
       workgroupBarrier();   // what the stages held was read
       let q_at = invocation % STAGE_FEATURES * ROW_STRIDE + invocation / STAGE_FEATURES;
       row_stage[q_at] = q_0;
@@ -195,7 +199,8 @@ fn run(head: u32, index: u32, invocation: u32) {
       key_stage[k_at + 32u * KEY_STRIDE] = k_2;
       key_stage[k_at + 48u * KEY_STRIDE] = k_3;
       workgroupBarrier();
-      for (var quad = 0u; quad < STAGE_QUADS; quad += 1u) {
+      let quads = min(STAGE_QUADS, (params.head_dim - first + 3u) / 4u);
+      for (var quad = 0u; quad < quads; quad += 1u) {
         let rows = 4u * quad * ROW_STRIDE + group;
         let keys = lane * KEY_STRIDE + quad;
         let key_0 = key_stage[keys];
@@ -207,7 +212,7 @@ fn run(head: u32, index: u32, invocation: u32) {
         dot_1 = fma(q_x, vec4<f32>(key_1.x), dot_1);
         dot_2 = fma(q_x, vec4<f32>(key_2.x), dot_2);
         dot_3 = fma(q_x, vec4<f32>(key_3.x), dot_3);
-        let q_y = row_stage[rows + 1u * ROW_STRIDE];
+        let q_y = row_stage[rows + ROW_STRIDE];
         dot_0 = fma(q_y, vec4<f32>(key_0.y), dot_0);
         dot_1 = fma(q_y, vec4<f32>(key_1.y), dot_1);
         dot_2 = fma(q_y, vec4<f32>(key_2.y), dot_2);
@@ -252,14 +257,10 @@ fn run(head: u32, index: u32, invocation: u32) {
     let p_1 = select(none, exp(score_1 - m_p), visible_1);
     let p_2 = select(none, exp(score_2 - m_p), visible_2);
     let p_3 = select(none, exp(score_3 - m_p), visible_3);
-    let v_scale_0 = seen_v_scale(block, lane, begin, end);
-    key_stage[own] = p_0 * v_scale_0;
-    let v_scale_1 = seen_v_scale(block, lane + 16u, begin, end);
-    key_stage[own + 16u * ROW_STRIDE] = p_1 * v_scale_1;
-    let v_scale_2 = seen_v_scale(block, lane + 32u, begin, end);
-    key_stage[own + 32u * ROW_STRIDE] = p_2 * v_scale_2;
-    let v_scale_3 = seen_v_scale(block, lane + 48u, begin, end);
-    key_stage[own + 48u * ROW_STRIDE] = p_3 * v_scale_3;
+    key_stage[own] = p_0 * seen_v_scale(block, lane, begin, end);
+    key_stage[own + 16u * ROW_STRIDE] = p_1 * seen_v_scale(block, lane + 16u, begin, end);
+    key_stage[own + 32u * ROW_STRIDE] = p_2 * seen_v_scale(block, lane + 32u, begin, end);
+    key_stage[own + 48u * ROW_STRIDE] = p_3 * seen_v_scale(block, lane + 48u, begin, end);
     // Halves of 64 keys, then of 32.
     row_stage[LANES * ROW_STRIDE + own] = (p_0 + p_2) + (p_1 + p_3);
     workgroupBarrier();
