@@ -52,8 +52,8 @@ const TRANSLATORS: [Translator; 6] = [
 ];
 
 const DXC: &str = "dxcompiler.dll";
-/// Seconds of a file, after which FXC is stopped: what it takes, it took in 41 s at most, beside other work.
-const FXC_LIMIT: u32 = 120;
+/// Seconds of computing for a file, after which FXC is stopped: what it takes, it took in fewer.
+const FXC_LIMIT: u32 = 60;
 
 const fn dxc(
     name: &'static str,
@@ -240,7 +240,7 @@ fn directx(call: &Call<'_>, dll: &str, profile: &str) -> Result<(String, Command
     } else {
         let script = format!(
             "while read -r line; do
-                said=$(echo \"$line\" | timeout {FXC_LIMIT} wine \"$@\") || said=\"error no end after {FXC_LIMIT} s\"
+                said=$(ulimit -t {FXC_LIMIT}; echo \"$line\" | wine \"$@\") || said=\"error no end after {FXC_LIMIT} s\"
                 echo \"$said\"
             done"
         );

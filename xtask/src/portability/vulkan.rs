@@ -158,7 +158,7 @@ fn execute(call: &Call<'_>, in_tree: bool, manifest: &Path) -> Result<Found> {
     Ok((about, found))
 }
 
-/// Seconds for a kernel on matrices: LLVM takes minutes for one, and some GB for some.
+/// Seconds of computing for a kernel on matrices: LLVM takes minutes for one, and GB for some.
 const MATRICES_LIMIT: u32 = 300;
 
 /// The kernels on matrices, whose size llvmpipe computes but does not list: a case for each variant, a kernel at a time.
@@ -181,9 +181,10 @@ fn matrices(call: &Call<'_>) -> Result<Found> {
             ..*call
         };
         let script = format!(
-            "timeout {MATRICES_LIMIT} \"$@\" && exit
+            "(ulimit -S -t {MATRICES_LIMIT}; exec \"$@\")
             status=$?
-            [ $status = 124 ] || exit $status
+            # Of SIGXCPU.
+            [ $status = 152 ] || exit $status
             echo \"$0\""
         );
         let stopped = serde_json::json!({
