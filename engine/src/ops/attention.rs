@@ -119,12 +119,12 @@ pub fn kv_append(
         v_offset: (shape.heads + shape.kv_heads) * shape.head_dim,
         table_stride: pools.table_stride,
     };
-    let kernel = match pools.kv_type {
-        KvType::F32 => &kernels::kv_append_f32::KERNEL,
-        KvType::F16 => &kernels::kv_append_f16::KERNEL,
-        KvType::I8 => &kernels::kv_append_i8::KERNEL,
+    use kernels::{kv_append_f16, kv_append_f32, kv_append_i8};
+    let (kernel, grid) = match pools.kv_type {
+        KvType::F32 => (&kv_append_f32::KERNEL, kv_append_f32::grid(&params)),
+        KvType::F16 => (&kv_append_f16::KERNEL, kv_append_f16::grid(&params)),
+        KvType::I8 => (&kv_append_i8::KERNEL, kv_append_i8::grid(&params)),
     };
-    let grid = kernels::kv_append::grid(&params);
     plan.dispatch(
         label,
         kernel,

@@ -22,9 +22,15 @@ pub struct Params {
     pub table_stride: u32,
 }
 
-/// Workgroups in x, y, z.
-pub fn grid(params: &Params) -> [u32; 3] {
+/// Workgroups in x, y, z, of a head each.
+pub fn grid_of_one(params: &Params) -> [u32; 3] {
     [params.kv_heads, params.rows, 2]
+}
+
+/// Workgroups in x, y, z, of four heads each.
+pub fn grid_of_four(params: &Params) -> [u32; 3] {
+    const HEADS: u32 = 4;
+    [params.kv_heads.div_ceil(HEADS), params.rows, 2]
 }
 
 /// The kernel for pools of type `F`.

@@ -7,9 +7,8 @@
 //   qkv             [rows, stride]            u32, the bits of f32
 //   k_pool, v_pool  [pages, kv_heads] blocks  u32: pools_f32.wgsl, pools_f16.wgsl, pools_i8.wgsl
 //
-// What follows is shared by the kv_append_* kernels, which differ in `write_key`. head_dim is even, and at most 256.
-//
-// grid: (kv_heads, rows, 2), one workgroup per head of k (z = 0) or of v (z = 1).
+// What follows is shared by the kv_append_* kernels. head_dim is even, and at most 256. Their grids are (groups of heads, rows, 2), with k
+// for z = 0 and v for z = 1.
 
 struct Params {
   rows: u32,
@@ -39,13 +38,17 @@ fn write_word(of_v: bool, index: u32, word: u32) {
   }
 }
 
-// Every invocation of the workgroup calls it.
-fn run(workgroup: vec3<u32>, lane: u32) {
-  let head = workgroup.x;
-  let row = workgroup.y;
-  let of_v = workgroup.z == 1u;
+// What a workgroup writes, and from where.
+struct Place {
+  of_v: bool,
+  page: u32,
+  key: u32,
+  // Feature 0 of head 0.
+  first_feature: u32,
+}
+
+fn place_of(row: u32, of_v: bool) -> Place {
   let info = row_info[row];
   let page = block_table[info.x * params.table_stride + info.y / PAGE_SIZE];
-  let first_feature = row * params.stride + select(params.k_offset, params.v_offset, of_v) + head * params.head_dim;
-  write_key(of_v, page * params.kv_heads + head, info.y % PAGE_SIZE, first_feature, lane);
+  return Place(of_v, page, info.y % PAGE_SIZE, row * params.stride + select(params.k_offset, params.v_offset, of_v));
 }

@@ -1,6 +1,7 @@
 //! New keys and values into pools of f32. Shapes and formula: kv_append.wgsl.
 
 use super::kv_append::kernel;
+pub use super::kv_append::{Params, grid_of_four as grid};
 use super::pools::F32;
 use crate::kernel::Kernel;
 
@@ -8,6 +9,7 @@ pub const KERNEL: Kernel = kernel::<F32>(
     "kv_append_f32",
     &[
         include_str!("kv_append.wgsl"),
+        include_str!("kv_append_heads.wgsl"),
         include_str!("kv_append_f32.wgsl"),
     ],
 );

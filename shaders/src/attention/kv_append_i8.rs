@@ -1,6 +1,7 @@
 //! New keys and values into pools of i8. Shapes and formula: kv_append.wgsl.
 
 use super::kv_append::kernel;
+pub use super::kv_append::{Params, grid_of_one as grid};
 use super::pools::I8;
 use crate::kernel::Kernel;
 

@@ -1,10 +1,14 @@
 // kv_append.wgsl over the pools of pools_i8.wgsl: what quantize_dynamic.wgsl does to a row of x is done to each key and each
 // value, with q_max = 127. Features are finite.
+//
+// grid: (kv_heads, rows, 2), one workgroup per head
 
 const Q_MAX: u32 = 127u;
 const INV_Q_MAX: f32 = 1.0 / 127.0;
 
-fn write_key(of_v: bool, block: u32, key: u32, first_feature: u32, lane: u32) {
+// Every invocation of the workgroup calls it.
+fn write_key(place: Place, head: u32, lane: u32) {
+  let first_feature = place.first_feature + head * params.head_dim;
   // An invocation has the four features of one word; those past head_dim are zeros.
   var x = vec4<f32>();
   for (var i = 0u; i < 4u; i += 1u) {
@@ -24,18 +28,18 @@ fn write_key(of_v: bool, block: u32, key: u32, first_feature: u32, lane: u32) {
     inv_scale = truncated_quotient(Q_MAX, absmax);
   }
   let words = (params.head_dim + 3u) / 4u;
-  let start = block * PAGE_SIZE * (words + 1u);
+  let start = (place.page * params.kv_heads + head) * PAGE_SIZE * (words + 1u);
   if (lane < words) {
     let q_max = vec4<f32>(f32(Q_MAX));
     let q = vec4<i32>(clamp(round(x * inv_scale), -q_max, q_max));
-    write_word(of_v, start + key * words + lane, pack4xI8(q));
+    write_word(place.of_v, start + place.key * words + lane, pack4xI8(q));
   }
   if (lane == 0u) {
-    write_word(of_v, start + PAGE_SIZE * words + key, bitcast<u32>(scale));
+    write_word(place.of_v, start + PAGE_SIZE * words + place.key, bitcast<u32>(scale));
   }
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn kv_append_i8(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  run(workgroup, lane);
+  write_key(place_of(workgroup.y, workgroup.z == 1u), workgroup.x, lane);
 }

@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
 /// The kernels over pools of one type, and how such a pool is filled.
 struct PoolType {
     append: &'static Kernel,
+    append_grid: fn(&kv_append::Params) -> [u32; 3],
     decode: &'static Kernel,
     prefill: &'static Kernel,
     decode_flat: &'static Kernel,
@@ -35,6 +36,7 @@ struct PoolType {
 const POOL_TYPES: [PoolType; 3] = [
     PoolType {
         append: &kv_append_f32::KERNEL,
+        append_grid: kv_append_f32::grid,
         decode: &attention_decode_f32::KERNEL,
         prefill: &attention_prefill_f32::KERNEL,
         decode_flat: &attention_decode_f32_flat::KERNEL,
@@ -45,6 +47,7 @@ const POOL_TYPES: [PoolType; 3] = [
     },
     PoolType {
         append: &kv_append_f16::KERNEL,
+        append_grid: kv_append_f16::grid,
         decode: &attention_decode_f16::KERNEL,
         prefill: &attention_prefill_f16::KERNEL,
         decode_flat: &attention_decode_f16_flat::KERNEL,
@@ -55,6 +58,7 @@ const POOL_TYPES: [PoolType; 3] = [
     },
     PoolType {
         append: &kv_append_i8::KERNEL,
+        append_grid: kv_append_i8::grid,
         decode: &attention_decode_i8::KERNEL,
         prefill: &attention_prefill_i8::KERNEL,
         decode_flat: &attention_decode_i8_flat::KERNEL,
@@ -195,7 +199,7 @@ fn appends() -> Vec<Case> {
                     pool.append,
                     format!("rows={rows} kv_heads={kv_heads} head_dim={head_dim}"),
                     params,
-                    kv_append::grid(&params),
+                    (pool.append_grid)(&params),
                 )
                 .input(&row_info)
                 .input(&block_table)
@@ -1161,7 +1165,7 @@ impl Problem {
                     pool.append,
                     problem.name(),
                     append,
-                    kv_append::grid(&append),
+                    (pool.append_grid)(&append),
                 )
                 .input(&inputs.row_info)
                 .input(&inputs.block_table)
