@@ -65,40 +65,88 @@ fn run(first_row: u32, first_out: u32, place: Place) {
     var next_x3 = load_x(row + 3u * LOAD_ROWS, load_vec);
     var next_w0 = load_w(out, load_piece);
     var next_w1 = load_w(out + LOAD_OUTS, load_piece);
-    for (var step = 0u; step < steps; step += 1u) {
-      let vec = step * STEP_VECS + load_vec;
-      let piece = step * STEP_PIECES + load_piece;
-      workgroupBarrier();   // the tiles of the last step were read
-      x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x0);
-      x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x1);
-      x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x2);
-      x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x3);
-      stage_piece(w_to, weights_of(next_w0, piece));
-      stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(next_w1, piece));
-      workgroupBarrier();
-      next_x0 = load_x(row + 0u * LOAD_ROWS, vec + STEP_VECS);
-      next_x1 = load_x(row + 1u * LOAD_ROWS, vec + STEP_VECS);
-      next_x2 = load_x(row + 2u * LOAD_ROWS, vec + STEP_VECS);
-      next_x3 = load_x(row + 3u * LOAD_ROWS, vec + STEP_VECS);
-      next_w0 = load_w(out, piece + STEP_PIECES);
-      next_w1 = load_w(out + LOAD_OUTS, piece + STEP_PIECES);
-      for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
-        let x_at = block_x + k;
-        let w_at = block_w + k;
-        let x0 = coopLoadT<FragX>(&x_tile[x_at + 0u * FRAG * STRIDE], STRIDE);
-        let x1 = coopLoadT<FragX>(&x_tile[x_at + 1u * FRAG * STRIDE], STRIDE);
-        let x2 = coopLoadT<FragX>(&x_tile[x_at + 2u * FRAG * STRIDE], STRIDE);
-        let x3 = coopLoadT<FragX>(&x_tile[x_at + 3u * FRAG * STRIDE], STRIDE);
-        let w0 = coopLoad<FragW>(&w_tile[w_at + 0u * FRAG * STRIDE], STRIDE);
-        acc00 = coopMultiplyAdd(x0, w0, acc00);
-        acc10 = coopMultiplyAdd(x1, w0, acc10);
-        acc20 = coopMultiplyAdd(x2, w0, acc20);
-        acc30 = coopMultiplyAdd(x3, w0, acc30);
-        let w1 = coopLoad<FragW>(&w_tile[w_at + 1u * FRAG * STRIDE], STRIDE);
-        acc01 = coopMultiplyAdd(x0, w1, acc01);
-        acc11 = coopMultiplyAdd(x1, w1, acc11);
-        acc21 = coopMultiplyAdd(x2, w1, acc21);
-        acc31 = coopMultiplyAdd(x3, w1, acc31);
+    var ahead_x0 = load_x(row + 0u * LOAD_ROWS, load_vec + STEP_VECS);
+    var ahead_x1 = load_x(row + 1u * LOAD_ROWS, load_vec + STEP_VECS);
+    var ahead_x2 = load_x(row + 2u * LOAD_ROWS, load_vec + STEP_VECS);
+    var ahead_x3 = load_x(row + 3u * LOAD_ROWS, load_vec + STEP_VECS);
+    var ahead_w0 = load_w(out, load_piece + STEP_PIECES);
+    var ahead_w1 = load_w(out + LOAD_OUTS, load_piece + STEP_PIECES);
+    // Twice the same, written out: two steps are on their way.
+    for (var step = 0u; step < steps; step += 2u) {
+      {
+        let vec = step * STEP_VECS + load_vec;
+        let piece = step * STEP_PIECES + load_piece;
+        workgroupBarrier();   // the tiles of the last step were read
+        x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x0);
+        x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x1);
+        x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x2);
+        x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x3);
+        stage_piece(w_to, weights_of(next_w0, piece));
+        stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(next_w1, piece));
+        workgroupBarrier();
+        next_x0 = load_x(row + 0u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        next_x1 = load_x(row + 1u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        next_x2 = load_x(row + 2u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        next_x3 = load_x(row + 3u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        next_w0 = load_w(out, piece + 2u * STEP_PIECES);
+        next_w1 = load_w(out + LOAD_OUTS, piece + 2u * STEP_PIECES);
+        for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
+          let x_at = block_x + k;
+          let w_at = block_w + k;
+          let x0 = coopLoadT<FragX>(&x_tile[x_at + 0u * FRAG * STRIDE], STRIDE);
+          let x1 = coopLoadT<FragX>(&x_tile[x_at + 1u * FRAG * STRIDE], STRIDE);
+          let x2 = coopLoadT<FragX>(&x_tile[x_at + 2u * FRAG * STRIDE], STRIDE);
+          let x3 = coopLoadT<FragX>(&x_tile[x_at + 3u * FRAG * STRIDE], STRIDE);
+          let w0 = coopLoad<FragW>(&w_tile[w_at + 0u * FRAG * STRIDE], STRIDE);
+          acc00 = coopMultiplyAdd(x0, w0, acc00);
+          acc10 = coopMultiplyAdd(x1, w0, acc10);
+          acc20 = coopMultiplyAdd(x2, w0, acc20);
+          acc30 = coopMultiplyAdd(x3, w0, acc30);
+          let w1 = coopLoad<FragW>(&w_tile[w_at + 1u * FRAG * STRIDE], STRIDE);
+          acc01 = coopMultiplyAdd(x0, w1, acc01);
+          acc11 = coopMultiplyAdd(x1, w1, acc11);
+          acc21 = coopMultiplyAdd(x2, w1, acc21);
+          acc31 = coopMultiplyAdd(x3, w1, acc31);
+        }
+      }
+      if (step + 1u >= steps) {
+        break;
+      }
+      {
+        let vec = (step + 1u) * STEP_VECS + load_vec;
+        let piece = (step + 1u) * STEP_PIECES + load_piece;
+        workgroupBarrier();   // the tiles of the last step were read
+        x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x0);
+        x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x1);
+        x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x2);
+        x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x3);
+        stage_piece(w_to, weights_of(ahead_w0, piece));
+        stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(ahead_w1, piece));
+        workgroupBarrier();
+        ahead_x0 = load_x(row + 0u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        ahead_x1 = load_x(row + 1u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        ahead_x2 = load_x(row + 2u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        ahead_x3 = load_x(row + 3u * LOAD_ROWS, vec + 2u * STEP_VECS);
+        ahead_w0 = load_w(out, piece + 2u * STEP_PIECES);
+        ahead_w1 = load_w(out + LOAD_OUTS, piece + 2u * STEP_PIECES);
+        for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
+          let x_at = block_x + k;
+          let w_at = block_w + k;
+          let x0 = coopLoadT<FragX>(&x_tile[x_at + 0u * FRAG * STRIDE], STRIDE);
+          let x1 = coopLoadT<FragX>(&x_tile[x_at + 1u * FRAG * STRIDE], STRIDE);
+          let x2 = coopLoadT<FragX>(&x_tile[x_at + 2u * FRAG * STRIDE], STRIDE);
+          let x3 = coopLoadT<FragX>(&x_tile[x_at + 3u * FRAG * STRIDE], STRIDE);
+          let w0 = coopLoad<FragW>(&w_tile[w_at + 0u * FRAG * STRIDE], STRIDE);
+          acc00 = coopMultiplyAdd(x0, w0, acc00);
+          acc10 = coopMultiplyAdd(x1, w0, acc10);
+          acc20 = coopMultiplyAdd(x2, w0, acc20);
+          acc30 = coopMultiplyAdd(x3, w0, acc30);
+          let w1 = coopLoad<FragW>(&w_tile[w_at + 1u * FRAG * STRIDE], STRIDE);
+          acc01 = coopMultiplyAdd(x0, w1, acc01);
+          acc11 = coopMultiplyAdd(x1, w1, acc11);
+          acc21 = coopMultiplyAdd(x2, w1, acc21);
+          acc31 = coopMultiplyAdd(x3, w1, acc31);
+        }
       }
     }
     store_fragment(place, round, first_row + 0u * FRAG, first_out + 0u * FRAG, acc00);
