@@ -208,9 +208,7 @@ fn verbose_counts_dispatches() {
     for word in ["dispatches", "in each of 2 layers", "outside", "self_attn"] {
         assert!(line.contains(word), "{word}: {line}");
     }
-    assert!(
-        ran.stderr.contains("prompt step of 512: "),
-        "{}",
-        ran.stderr
-    );
+    // The context of this test has 12 tokens.
+    let step = "prompt step of 12: ";
+    assert!(ran.stderr.contains(step), "{}", ran.stderr);
 }

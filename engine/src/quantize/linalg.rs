@@ -58,12 +58,13 @@ impl Panels {
         let size = features.next_multiple_of(PANEL);
         let panel = |p: usize| {
             let elements = (p * PANEL..size).flat_map(|row| (0..PANEL).map(move |c| (row, c)));
-            elements
-                .map(|(row, c)| {
-                    let column = p * PANEL + c;
-                    value(row.max(column), row.min(column))
-                })
-                .collect()
+            // Collected, they would take up to twice the memory: their number is not known then.
+            let mut panel = Vec::with_capacity((size - p * PANEL) * PANEL);
+            panel.extend(elements.map(|(row, c)| {
+                let column = p * PANEL + c;
+                value(row.max(column), row.min(column))
+            }));
+            panel
         };
         Self {
             size,
