@@ -409,6 +409,7 @@ async fn open_adapter(
         };
         match &state {
             Ok(()) => executor.features.matrices = Some(matrices),
+            Err(reason) if reasons.contains(reason) => {}
             Err(reason) => reasons.push(reason.clone()),
         }
         executor.info.matrices.push((matrices, state));
