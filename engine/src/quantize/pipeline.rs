@@ -195,7 +195,11 @@ pub async fn decide(
         let (stats, layer_prefix) =
             observe(&mut stage, samples, &groups, prefix, &mut hidden).await?;
         drop(stage);
-        let mut smoothed = weights.clone();
+        // Streams need the weights as they are besides.
+        let (mut smoothed, weights) = match &streams {
+            Some(_) => (weights.clone(), Some(weights)),
+            None => (weights, None),
+        };
         let mut decided = Vec::new();
         for (group, stats) in groups.into_iter().zip(&stats) {
             let (smoothing, candidates) = candidates(config, &smoothed, &group, stats, recipe);
@@ -214,7 +218,7 @@ pub async fn decide(
             groups: decided,
             prefix: layer_prefix,
         };
-        if let Some(streams) = &mut streams {
+        if let Some((streams, weights)) = streams.as_mut().zip(weights) {
             branch(executor, config, recipe, layer, &weights, &decided, streams).await?;
         }
         layers.push(decided);
