@@ -12,7 +12,10 @@ globalThis.gpu = create([]);
 const adapter = await globalThis.gpu.requestAdapter();
 if (!adapter) throw new Error('Dawn has no adapter');
 const hasSubgroups = adapter.features.has('subgroups');
-const device = await adapter.requestDevice({ requiredFeatures: hasSubgroups ? ['subgroups'] : [] });
+// Kernels for subgroups have wide variants. That the others keep to the default limits is seen where they are translated.
+const wide = ['maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX'];
+const requiredLimits = Object.fromEntries(wide.map((limit) => [limit, adapter.limits[limit]]));
+const device = await adapter.requestDevice({ requiredFeatures: hasSubgroups ? ['subgroups'] : [], requiredLimits });
 const { description, device: name, vendor, architecture } = adapter.info;
 say({ adapter: `Dawn on ${description || name || vendor}`, driver: `npm webgpu, ${vendor} ${architecture}`, backend: 'dawn' });
 
@@ -50,6 +53,7 @@ function buffer(words, usage) {
 
 async function run({ case: c, buffers: contents }) {
   if (c.subgroups && !hasSubgroups) return 'the adapter has no subgroups';
+  if (c.constants.WORKGROUP > device.limits[wide[0]]) return 'the adapter has no workgroups of so many invocations';
   const { pipeline, refused } = await pipelineOf(c);
   if (refused) return refused;
   device.pushErrorScope('validation');
