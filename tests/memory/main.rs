@@ -5,6 +5,7 @@
 
 use plateau::exec::Executor;
 use plateau::quantize::calibrate::Samples;
+use plateau::quantize::gptq::{Factor, GptqConfig, Hessian};
 use plateau::quantize::{Recipe, Source, quantize};
 use plateau::session::LoadOptions;
 use plateau::tensor::Quant;
@@ -156,6 +157,33 @@ fn loading_takes_some_chunks_of_host_memory_and_not_the_model() {
             }
         }
     });
+}
+
+#[test]
+fn a_hessian_and_its_factor_take_four_bytes_for_each_pair_of_features() {
+    const FEATURES: usize = 1024;
+    /// Whole panels of 32 columns, where the triangle has half of each square on its diagonal; and some vectors of features.
+    const ROOM: usize = 8 * FEATURES * 16 + (64 << 10);
+    let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = heap::in_use();
+    let mut hessian = Hessian::new(FEATURES);
+    let diagonal: Vec<u32> = (0..FEATURES * FEATURES)
+        .map(|at| u32::from(at % (FEATURES + 1) == 0))
+        .collect();
+    hessian.add_upper_rows(0, FEATURES, &diagonal, f64::from);
+    drop(diagonal);
+    let one = heap::in_use() - before;
+    let factor = Factor::new(&hessian, GptqConfig::default()).expect("the identity has a factor");
+    let both = heap::in_use() - before;
+    assert_eq!(factor.features(), FEATURES);
+    println!("{one} bytes of heap for a Hessian, {both} with its factor");
+    for (found, matrices) in [(one, 1), (both, 2)] {
+        let bound = matrices * (4 * FEATURES * FEATURES + ROOM);
+        assert!(
+            found <= bound,
+            "{found} bytes for {matrices}, at most {bound}"
+        );
+    }
 }
 
 #[test]

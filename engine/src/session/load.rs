@@ -293,13 +293,24 @@ fn declare(
     let (Some(executor), None) = (executor, options.max_rows) else {
         return declared(options.max_rows.unwrap_or(ROWS));
     };
-    let mut rows = rows_for(executor.adapter().map(|adapter| adapter.kind));
-    let mut model = declared(rows)?;
-    while rows > ROWS && !fits(&model, executor) {
+    let most = rows_for(executor.adapter().map(|adapter| adapter.kind));
+    longest_steps(most, declared, |model| fits(model, executor))
+}
+
+/// What `declared` makes of `most` rows in a step, or of the half as often as it does not fit, down to [`ROWS`].
+fn longest_steps<T>(
+    most: u32,
+    declared: impl Fn(u32) -> Result<T, Error>,
+    fits: impl Fn(&T) -> bool,
+) -> Result<T, Error> {
+    let mut rows = most;
+    loop {
+        let model = declared(rows)?;
+        if rows <= ROWS || fits(&model) {
+            return Ok(model);
+        }
         rows /= 2;
-        model = declared(rows)?;
     }
-    Ok(model)
 }
 
 /// As [`declare`], with so many rows in a step.
@@ -999,6 +1010,19 @@ mod tests {
             assert_eq!(rows_for(Some(kind)), 512, "{kind}");
         }
         assert_eq!(rows_for(None), 512);
+    }
+
+    #[test]
+    fn steps_are_halved_while_the_model_does_not_fit() {
+        let longest = |most, limit| {
+            let found = longest_steps(most, Ok, |rows| *rows <= limit);
+            found.unwrap_or_else(|error| panic!("{error}"))
+        };
+        assert_eq!(longest(2048, 4000), 2048);
+        assert_eq!(longest(2048, 2047), 1024);
+        // The fewest, whatever fits: loading says what is missing.
+        assert_eq!(longest(2048, 100), 512);
+        assert_eq!(longest(512, 100), 512);
     }
 
     #[test]

@@ -26,18 +26,6 @@ struct Place {
   subgroup: u32,
 }
 
-// Sixteen features of a row of x; of a row past the end, those of the last one, which are not stored; zeros past the end of a row.
-fn load_x(row: u32, vec: u32) -> vec4<u32> {
-  let row_vecs = params.in_words / 4u;
-  let at = min(row, params.rows - 1u) * row_vecs + min(vec, row_vecs - 1u);
-  return select(vec4<u32>(), x_q[at], vec < row_vecs);
-}
-
-// 32 features of an output. Past the end they are those of another one: either x is zero there, or nothing is stored.
-fn load_w(out: u32, piece: u32) -> StoredWeights {
-  return load_stored(min(out, params.out_features - 1u), min(piece, params.in_words / 8u - 1u));
-}
-
 // Stores a word of `sums`: word `i` of matrix (row_frag, out_frag) of the block that the invocation looks after. Blocks that were not
 // computed in this round are left alone.
 fn store_sum(place: Place, round: u32, first_row: u32, first_out: u32, i: u32, sum: i32) {

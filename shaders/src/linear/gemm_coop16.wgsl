@@ -21,8 +21,6 @@ const FRAGS: u32 = FRAGS_DOWN * BLOCK_OUTS / FRAG;
 
 var<workgroup> x_tile: array<vec4<f16>, TILE * STRIDE>;
 var<workgroup> w_tile: array<vec4<f16>, TILE * STRIDE>;
-// The sums that the invocation stores: WORDS_PER_LANE of each matrix of a block.
-var<private> totals: array<i32, FRAGS * WORDS_PER_LANE>;
 
 fn quad_of(word: u32) -> vec4<f16> {
   return vec4<f16>(unpack4xI8(word));
@@ -40,17 +38,6 @@ fn stage_w(to: u32, words: vec4<u32>) {
   w_tile[to + 1u] = quad_of(words.y);
   w_tile[to + 2u] = quad_of(words.z);
   w_tile[to + 3u] = quad_of(words.w);
-}
-
-// Adds matrix `frag` of each block to the totals.
-fn add_part(place: Place, round: u32, frag: u32, part: FragSum) {
-  workgroupBarrier();
-  coopStoreT(part, &sums[(round + place.subgroup) % BLOCKS * FRAG_WORDS], FRAG);
-  workgroupBarrier();
-  let stored = place.invocation / LANES * FRAG_WORDS + place.invocation % LANES;
-  for (var n = 0u; n < WORDS_PER_LANE; n += 1u) {
-    totals[frag * WORDS_PER_LANE + n] += i32(sums[stored + n * LANES]);
-  }
 }
 
 // The tile whose first row and output are given. Every invocation of the workgroup calls it.

@@ -29,26 +29,12 @@ var<workgroup> x_tile: array<f16, TILE * STRIDE>;
 var<workgroup> w_tile: array<f16, TILE * STRIDE>;
 // A matrix of each block.
 var<workgroup> sums: array<f32, BLOCKS * FRAG_WORDS>;
-// The sums that the invocation stores: WORDS_PER_LANE of each matrix of a block.
-var<private> totals: array<i32, FRAGS * WORDS_PER_LANE>;
 
 // Where an invocation stands.
 struct Place {
   invocation: u32,
   num_subgroups: u32,
   subgroup: u32,
-}
-
-// Sixteen features of a row of x; of a row past the end, those of the last one, which are not stored; zeros past the end of a row.
-fn load_x(row: u32, vec: u32) -> vec4<u32> {
-  let row_vecs = params.in_words / 4u;
-  let at = min(row, params.rows - 1u) * row_vecs + min(vec, row_vecs - 1u);
-  return select(vec4<u32>(), x_q[at], vec < row_vecs);
-}
-
-// 32 features of an output. Past the end they are those of another one: either x is zero there, or nothing is stored.
-fn load_w(out: u32, piece: u32) -> StoredWeights {
-  return load_stored(min(out, params.out_features - 1u), min(piece, params.in_words / 8u - 1u));
 }
 
 fn spread_x(to: u32, words: vec4<u32>) {
@@ -68,17 +54,6 @@ fn spread_w(to: u32, words: vec4<u32>) {
     w_tile[to + 4u * i + 1u] = quad.y;
     w_tile[to + 4u * i + 2u] = quad.z;
     w_tile[to + 4u * i + 3u] = quad.w;
-  }
-}
-
-// Adds matrix `frag` of each block to the totals.
-fn add_part(place: Place, round: u32, frag: u32, part: FragSum) {
-  workgroupBarrier();
-  coopStoreT(part, &sums[(round + place.subgroup) % BLOCKS * FRAG_WORDS], FRAG);
-  workgroupBarrier();
-  let stored = place.invocation / LANES * FRAG_WORDS + place.invocation % LANES;
-  for (var n = 0u; n < WORDS_PER_LANE; n += 1u) {
-    totals[frag * WORDS_PER_LANE + n] += i32(sums[stored + n * LANES]);
   }
 }
 

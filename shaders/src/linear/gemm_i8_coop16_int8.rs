@@ -9,6 +9,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("gemm_i8_coop16_int8.wgsl"),
         include_str!("gemm_coop16_int8.wgsl"),
+        include_str!("gemm_coop_loads.wgsl"),
         include_str!("gemm_coop_weights_i8.wgsl"),
         include_str!("gemm_coop.wgsl"),
         include_str!("epilogue_int.wgsl"),

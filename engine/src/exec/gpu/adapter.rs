@@ -369,7 +369,7 @@ async fn open_adapter(
     let wanted = match options.kernels {
         _ if options.portable => Vec::new(),
         // They compute matrices as everything else.
-        KernelChoice::Auto if info.kind == "software" => Vec::new(),
+        KernelChoice::Auto if info.kind == SOFTWARE => Vec::new(),
         KernelChoice::Auto => vec![Matrices::Int8, Matrices::F16, Matrices::F16By8],
         KernelChoice::Dot4 => Vec::new(),
         KernelChoice::Coop => vec![Matrices::F16, Matrices::F16By8],
