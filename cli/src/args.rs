@@ -93,8 +93,8 @@ pub struct DeviceArg {
     /// auto, twin (the CPU twins of the kernels; cpu is the same), an index of `plateau devices`, or part of a name
     #[arg(long, value_name = "DEVICE", default_value = "auto", allow_negative_numbers = true, value_parser = device)]
     pub device: DeviceChoice,
-    /// How integer matrices with many rows are multiplied: auto (the first that the adapter has and that passes its self-test), dot4,
-    /// coop (f16 matrices) or coop-int8
+    /// How integer matrices with many rows are multiplied: auto (the fastest in a trial, of what the adapter has and what passes its
+    /// self-test; dot4 on a software driver), dot4, f32, coop (f16 matrices) or coop-int8
     #[arg(long, value_name = "KERNELS", default_value = "auto", value_parser = kernels())]
     pub kernels: KernelChoice,
     /// What attention over a KV cache in f16 runs on: portable, or coop (f16 matrices: long prompts are faster, generation is slower;

@@ -66,6 +66,8 @@ pub const KERNELS: &[&Kernel] = &[
     &linear::gemv_f16::KERNEL,
     &linear::gemm_i4::KERNEL,
     &linear::gemm_i8::KERNEL,
+    &linear::gemm_i4_f32::KERNEL,
+    &linear::gemm_i8_f32::KERNEL,
     &linear::gemm_i4_coop16::KERNEL,
     &linear::gemm_i8_coop16::KERNEL,
     &linear::gemm_i4_coop8::KERNEL,
@@ -89,8 +91,8 @@ pub const KERNELS: &[&Kernel] = &[
     &quantize::gram_i8::KERNEL,
     &quantize::quantize_dynamic::KERNEL,
     // sampling
-    &sampling::advance::KERNEL,
     &sampling::argmax::KERNEL,
+    &sampling::argmax_parts::KERNEL,
     &sampling::repeat_penalty::KERNEL,
     &sampling::sample::KERNEL,
 ];

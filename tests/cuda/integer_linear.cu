@@ -74,6 +74,7 @@ FUNCTION void integer_linear(const Call& call) {
 }
 
 KERNEL(gemm_i8) { integer_linear<false>(call); }
+KERNEL(gemm_i8_f32) { integer_linear<false>(call); }
 KERNEL(gemm_i8_coop8) { integer_linear<false>(call); }
 KERNEL(gemm_i8_coop16) { integer_linear<false>(call); }
 KERNEL(gemm_i8_coop16_int8) { integer_linear<false>(call); }
@@ -81,6 +82,7 @@ KERNEL(gemm_i8_coop16_int8_few) { integer_linear<false>(call); }
 KERNEL(gemv_i8) { integer_linear<false>(call); }
 KERNEL(gemv_i8_subgroup) { integer_linear<false>(call); }
 KERNEL(gemm_i4) { integer_linear<true>(call); }
+KERNEL(gemm_i4_f32) { integer_linear<true>(call); }
 KERNEL(gemm_i4_coop8) { integer_linear<true>(call); }
 KERNEL(gemm_i4_coop16) { integer_linear<true>(call); }
 KERNEL(gemm_i4_coop16_int8) { integer_linear<true>(call); }

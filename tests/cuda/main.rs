@@ -101,11 +101,11 @@ const MUTATIONS: &[(&str, Mutation)] = &[
         ),
     ),
     (
-        "argmax",
+        "argmax_parts",
         (
             "sampling.cu",
-            "i < p.vocab; i += 1) {\n      if (!isnan(of_row",
-            "i + 1 < p.vocab; i += 1) {\n      if (!isnan(of_row",
+            "j < p.vocab; j += 1",
+            "j + 1 < p.vocab; j += 1",
         ),
     ),
     // Roundings.

@@ -1,41 +1,66 @@
 // Logits to tokens, and what follows a token.
 
-struct AdvanceParams {
-  u32 rows, window;
+// What follows a chosen token of a row.
+FUNCTION void advance(u32 window, u64 row, u32 token, u32* tokens, Row* row_info, u32* history) {
+  row_info[row].position += 1;
+  tokens[row] = token;
+  history[row_info[row].sequence * window + row_info[row].position % window] = token;
+}
+
+// Larger for larger floats, 0 for NaN, one for both zeros.
+FUNCTION u32 key_of_best(float value) {
+  if (isnan(value)) {
+    return 0;
+  }
+  const u32 bits = float_bits(value);
+  return value == 0.0f ? 0x80000000u : bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+struct Best {
+  u32 key, index;
 };
 
-KERNEL(advance) {
-  const auto p = params_of<AdvanceParams>(call);
-  const u32* token = binding<u32>(call, 1);
-  u32* tokens = binding<u32>(call, 2);
-  Row* row_info = binding<Row>(call, 3);
-  u32* history = binding<u32>(call, 4);
-  for (u64 row = first(); row < p.rows; row += step()) {
-    row_info[row].position += 1;
-    tokens[row] = token[row];
-    history[row_info[row].sequence * p.window + row_info[row].position % p.window] = token[row];
+struct ArgmaxPartsParams {
+  u32 rows, vocab;
+};
+
+KERNEL(argmax_parts) {
+  const u32 part = 256;
+  const auto p = params_of<ArgmaxPartsParams>(call);
+  const float* logits = binding<float>(call, 1);
+  Best* best = binding<Best>(call, 2);
+  const u64 parts = (p.vocab + part - 1) / part;
+  for (u64 i = first(); i < p.rows * parts; i += step()) {
+    const float* of_row = logits + i / parts * p.vocab;
+    const u32 start = (u32)(i % parts) * part;
+    Best of_part = {key_of_best(of_row[start]), start};
+    for (u32 j = start + 1; j < start + part && j < p.vocab; j += 1) {
+      const u32 key = key_of_best(of_row[j]);
+      if (key > of_part.key) {
+        of_part = {key, j};
+      }
+    }
+    best[i] = of_part;
   }
 }
 
 struct ArgmaxParams {
-  u32 rows, vocab;
+  u32 rows, parts, window;
 };
 
 KERNEL(argmax) {
   const auto p = params_of<ArgmaxParams>(call);
-  const float* logits = binding<float>(call, 1);
-  u32* token = binding<u32>(call, 2);
+  const Best* best = binding<Best>(call, 1);
+  u32* tokens = binding<u32>(call, 2);
+  Row* row_info = binding<Row>(call, 3);
+  u32* history = binding<u32>(call, 4);
   for (u64 row = first(); row < p.rows; row += step()) {
-    const float* of_row = logits + row * p.vocab;
-    u32 best = 0;
-    bool is_found = false;
-    for (u32 i = 0; i < p.vocab; i += 1) {
-      if (!isnan(of_row[i]) && (!is_found || of_row[i] > of_row[best])) {
-        best = i;
-        is_found = true;
-      }
+    Best largest = best[row * p.parts];
+    for (u32 i = 1; i < p.parts; i += 1) {
+      const Best other = best[row * p.parts + i];
+      largest = other.key > largest.key ? other : largest;
     }
-    token[row] = best;
+    advance(p.window, row, largest.index, tokens, row_info, history);
   }
 }
 
@@ -67,7 +92,7 @@ KERNEL(repeat_penalty) {
 struct SampleParams {
   u32 rows, vocab, top_k;
   float top_p, min_p, inv_temp;
-  u32 seed_lo, seed_hi;
+  u32 seed_lo, seed_hi, window;
 };
 
 // One word of pcg4d.
@@ -185,10 +210,12 @@ FUNCTION u32 draw(const SampleParams& p, const float* logits, double u) {
 KERNEL(sample) {
   const auto p = params_of<SampleParams>(call);
   const float* logits = binding<float>(call, 1);
-  const Row* row_info = binding<Row>(call, 2);
-  u32* token = binding<u32>(call, 3);
+  u32* tokens = binding<u32>(call, 3);
+  Row* row_info = binding<Row>(call, 4);
+  u32* history = binding<u32>(call, 5);
   for (u64 row = first(); row < p.rows; row += step()) {
     const u32 word = random_word(p.seed_lo, p.seed_hi, row_info[row].sequence, row_info[row].position);
-    token[row] = draw(p, logits + row * p.vocab, (double)(word >> 8) / 16777216.0);
+    const u32 token = draw(p, logits + row * p.vocab, (double)(word >> 8) / 16777216.0);
+    advance(p.window, row, token, tokens, row_info, history);
   }
 }

@@ -257,6 +257,26 @@ fn kernels_of_one_operation_give_the_same_bits() {
     });
 }
 
+#[test]
+fn an_opened_device_runs_the_gemms_that_were_fastest_in_its_trial() {
+    pollster::block_on(async {
+        let options = GpuOptions {
+            always_try: true,
+            ..GpuOptions::default()
+        };
+        for device in device::devices(options).await {
+            let adapter = device.adapter().expect("a GPU was opened");
+            let trial = &adapter.gemms;
+            assert!(trial.len() >= 2, "{}: {trial:?}", adapter.name);
+            assert!(
+                trial.is_sorted_by(|a, b| 0.0 < a.1 && a.1 <= b.1),
+                "{trial:?}"
+            );
+            assert_eq!(device.features().gemms, trial[0].0, "{}", adapter.name);
+        }
+    });
+}
+
 /// Rope, the append and attention in one dispatch, with the pages in one workgroup or split over several: no bit differs from
 /// those of a dispatch for each.
 #[test]

@@ -1,6 +1,6 @@
 //! A sequence's logits do not depend on company: not on chunking, prefill or decode, nor on what else is in the batch.
 
-use plateau::exec::{AttentionChoice, Executor, GpuOptions};
+use plateau::exec::{AttentionChoice, Executor, GpuOptions, KernelChoice};
 use plateau::sampler::SamplerConfig;
 use plateau::session::{LoadOptions, Row, Session};
 use plateau::tensor::{KvType, Quant};
@@ -16,7 +16,7 @@ async fn executors() -> Vec<Executor> {
         .chain(
             whole
                 .into_iter()
-                .filter(|device| device.features().matrices.is_some()),
+                .filter(|device| device.features().gemms.matrices().is_some()),
         )
         .collect()
 }
@@ -176,12 +176,15 @@ fn two_sequences_decode_in_one_batch_as_they_do_alone() {
         };
         for sampler in [SamplerConfig::GREEDY, sampled] {
             let prompts = [&ids[..66], &ids[3..8]];
+            session.fix_steps(Some(1));
             // A draw depends on the sequence's number, so the second prompt is compared greedily only.
             let alone = [
                 generate(session, prompts[0], &sampler).await,
                 generate(session, prompts[1], &sampler).await,
             ];
             let mut together = [Vec::new(), Vec::new()];
+            // Five steps a submission, then what is left of twelve.
+            session.fix_steps(Some(5));
             session
                 .generate_batch(&prompts, &sampler, Some(12), &mut |sequence, id| {
                     together[sequence].push(id);
@@ -254,16 +257,21 @@ fn weights_split_over_buffers_give_the_same_bits() {
 }
 
 #[test]
-fn a_decoded_token_is_one_submission() {
+fn decoded_tokens_share_their_submissions() {
     pollster::block_on(async {
         const TOKENS: usize = 9;
         for device in device::portable_devices().await {
             let checkpoint = model::builtin().await;
             let mut session = model::load(&checkpoint, device, &LoadOptions::default()).await;
-            let before = submissions(&mut session);
-            let ids = model::greedy(&mut session, &[1], TOKENS).await;
-            assert_eq!(ids.len(), TOKENS);
-            assert_eq!(submissions(&mut session) - before, TOKENS as u64);
+            let mut given = Vec::new();
+            for (steps, expected) in [(1, 9), (4, 3)] {
+                session.fix_steps(Some(steps));
+                let before = submissions(&mut session);
+                given.push(model::greedy(&mut session, &[1], TOKENS).await);
+                assert_eq!(submissions(&mut session) - before, expected);
+            }
+            assert_eq!(given[0].len(), TOKENS);
+            assert_eq!(given[0], given[1]);
         }
     });
 }
@@ -281,14 +289,19 @@ fn kernels_for_better_adapters_change_no_bit() {
         let checkpoint = model::builtin().await;
         let ids: Vec<u32> = (0..9).map(|i| 3 + i * 101).collect();
         // Attention on matrices has bits of its own, in prefill and decode alike.
-        let better = device::devices(GpuOptions {
-            attention: AttentionChoice::Portable,
-            ..GpuOptions::default()
-        });
-        let better = better.await;
-        for (portable, better) in device::portable_devices().await.into_iter().zip(better) {
+        let of = |kernels| {
+            device::devices(GpuOptions {
+                kernels,
+                attention: AttentionChoice::Portable,
+                ..GpuOptions::default()
+            })
+        };
+        let better = of(KernelChoice::Auto).await.into_iter();
+        let others = better.zip(of(KernelChoice::F32).await);
+        for (portable, (better, in_f32)) in device::portable_devices().await.into_iter().zip(others)
+        {
             let mut logits = Vec::new();
-            for device in [portable, better] {
+            for device in [portable, better, in_f32] {
                 let mut session = model::load(&checkpoint, device, &LoadOptions::default()).await;
                 logits.push(
                     [
@@ -299,6 +312,7 @@ fn kernels_for_better_adapters_change_no_bit() {
                 );
             }
             assert!(logits[0] == logits[1], "the logits differ");
+            assert!(logits[0] == logits[2], "the logits in f32 differ");
         }
     });
 }

@@ -84,7 +84,7 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     let matrices = case.kernel.matrices();
     let found = device.features();
     let of_attention = found.matrix_attention && matrices == Some(plateau_shaders::Matrices::F16);
-    if matrices.is_some() && matrices != found.matrices && !of_attention {
+    if matrices.is_some() && matrices != found.gemms.matrices() && !of_attention {
         return Some("the adapter has no such matrices, or others were chosen".to_owned());
     }
     if case.kernel.wgsl().contains("enable f16;") && !device.features().f16 {

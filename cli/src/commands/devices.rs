@@ -35,6 +35,8 @@ struct Adapter<'a> {
     kernels: BTreeMap<&'a str, &'a str>,
     /// Cooperative matrices, and what came of their self-test.
     matrices: BTreeMap<&'static str, &'a str>,
+    /// µs of integer GEMMs in a trial, by what they run on; the least is used.
+    gemms: BTreeMap<&'static str, f64>,
     unusable: Option<&'a str>,
 }
 
@@ -80,6 +82,11 @@ fn json(adapter: &AdapterInfo) -> Adapter<'_> {
             .into_iter()
             .collect(),
         matrices: matrices(adapter).collect(),
+        gemms: adapter
+            .gemms
+            .iter()
+            .map(|(g, us)| (g.name(), *us))
+            .collect(),
         unusable: adapter.unusable.as_deref(),
     }
 }
@@ -129,13 +136,16 @@ fn table(adapters: &[AdapterInfo]) -> String {
         let matrices = matrices(adapter)
             .map(|(name, state)| format!("{name}: {state}"))
             .collect();
-        let lists: [(&str, Vec<String>); 6] = [
+        let gemms = adapter.gemms.iter();
+        let gemms = gemms.map(|(unit, us)| format!("{} {us:.0} µs", unit.name()));
+        let lists: [(&str, Vec<String>); 7] = [
             ("memory", memory),
             ("has", with(true)),
             ("has not", with(false)),
             ("limits", limits),
             ("kernels", kernels),
             ("matrices", matrices),
+            ("trial", gemms.collect()),
         ];
         for (label, words) in lists.into_iter().filter(|(_, words)| !words.is_empty()) {
             for (i, line) in lines(&words).iter().enumerate() {
@@ -181,6 +191,7 @@ fn lines(words: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plateau::plan::GemmUnit;
 
     fn adapter(unusable: Option<&str>) -> AdapterInfo {
         AdapterInfo {
@@ -193,6 +204,7 @@ mod tests {
             features: vec![("subgroups", true), ("f16", false)],
             limits: vec![("max_buffer_size", 256)],
             matrices: vec![(Matrices::F16, Err("not listed".to_owned()))],
+            gemms: vec![(GemmUnit::F32, 70.3), (GemmUnit::Dot4, 251.0)],
             unusable: unusable.map(str::to_owned),
         }
     }
@@ -209,7 +221,8 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("linear int4: gemv_i4_subgroup / gemm_i4"),
+            text.contains("linear int4: gemv_i4_subgroup / gemm_i4_f32")
+                && text.contains("trial    f32 70 µs, dot4 251 µs\n"),
             "{text}"
         );
         assert!(

@@ -12,7 +12,7 @@ pub use cpu::CpuExecutor;
 pub use gpu::{GpuExecutor, GpuOptions, MatrixProof, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
-use crate::plan::{BufferDesc, BufferId, Features, Plan, WIDE_WORKGROUP};
+use crate::plan::{BufferDesc, BufferId, Features, GemmUnit, Plan, WIDE_WORKGROUP};
 use plateau_shaders::Matrices;
 use std::ops::Range;
 use std::str::FromStr;
@@ -48,11 +48,14 @@ impl FromStr for DeviceChoice {
 /// Which kernels multiply integer matrices with many rows: `--kernels`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum KernelChoice {
-    /// The first that the adapter reports and that passes the self-test: INT8 matrices, f16 matrices, dot products of bytes.
+    /// The fastest in a trial when the device is opened, of those that its adapter reports and that pass the self-test. A software driver
+    /// runs dot products of bytes.
     #[default]
     Auto,
     /// Dot products of four bytes, which run everywhere.
     Dot4,
+    /// Products of f32, which run everywhere: for where a dot product of bytes is many instructions.
+    F32,
     /// Cooperative matrices of f16, in WGSL.
     Coop,
     /// Cooperative matrices of INT8, in SPIR-V.
@@ -60,20 +63,27 @@ pub enum KernelChoice {
 }
 
 impl KernelChoice {
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Dot4, Self::Coop, Self::CoopInt8];
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Dot4,
+        Self::F32,
+        Self::Coop,
+        Self::CoopInt8,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Dot4 => "dot4",
+            Self::F32 => "f32",
             Self::Coop => "coop",
             Self::CoopInt8 => "coop-int8",
         }
     }
 
-    /// Whether a device without matrices cannot do as it says.
-    const fn needs_matrices(self) -> bool {
-        matches!(self, Self::Coop | Self::CoopInt8)
+    /// Whether the twins cannot do as it says.
+    const fn needs_gpu(self) -> bool {
+        matches!(self, Self::F32 | Self::Coop | Self::CoopInt8)
     }
 }
 
@@ -82,7 +92,7 @@ impl FromStr for KernelChoice {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|choice| choice.name() == s);
-        found.ok_or_else(|| "expected auto, dot4, coop or coop-int8".to_owned())
+        found.ok_or_else(|| "expected auto, dot4, f32, coop or coop-int8".to_owned())
     }
 }
 
@@ -124,9 +134,9 @@ pub struct KernelChoices {
 }
 
 impl KernelChoices {
-    /// A choice that a device without matrices cannot make, by its name.
-    const fn needs_matrices(self) -> Option<&'static str> {
-        if self.linears.needs_matrices() {
+    /// A choice that the twins cannot make, by its name.
+    const fn needs_gpu(self) -> Option<&'static str> {
+        if self.linears.needs_gpu() {
             return Some(self.linears.name());
         }
         match self.attention {
@@ -155,6 +165,8 @@ pub struct AdapterInfo {
     /// Cooperative matrices that the kernels have a use for, the best first, and why one is not used: it is not reported, or the
     /// self-test failed. Empty before the self-test.
     pub matrices: Vec<(Matrices, Result<(), String>)>,
+    /// What integer GEMMs took in a trial, in µs, the fastest first, which is used. Empty where there was none.
+    pub gemms: Vec<(GemmUnit, f64)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
 }
@@ -174,11 +186,7 @@ impl AdapterInfo {
             wide_workgroups: self.limits.iter().any(|&(name, limit)| {
                 name == "workgroup-invocations" && limit >= u64::from(WIDE_WORKGROUP)
             }),
-            matrices: self
-                .matrices
-                .iter()
-                .find(|(_, tested)| tested.is_ok())
-                .map(|(matrices, _)| *matrices),
+            gemms: self.gemms.first().map_or_else(GemmUnit::default, |g| g.0),
             matrix_attention: false,
         }
     }
@@ -353,7 +361,7 @@ impl Executor {
                 cpu.run(plan.0, all);
                 Ok(())
             }
-            Self::Gpu(gpu) => gpu.run(plan.0, None, None).map(drop),
+            Self::Gpu(gpu) => gpu.run(plan.0, None, 1, None).map(drop),
         }
     }
 
@@ -364,28 +372,30 @@ impl Executor {
                 cpu.run(plan.0, dispatches);
                 Ok(())
             }
-            Self::Gpu(gpu) => gpu.run(plan.0, Some(dispatches), None).map(drop),
+            Self::Gpu(gpu) => gpu.run(plan.0, Some(dispatches), 1, None).map(drop),
         }
     }
 
-    /// Submits a whole plan and, in the same submission, the copy of some words to the host.
+    /// Submits a whole plan, `times` over, and, in the same submission, the copy of some words to the host.
     pub fn run_and_read(
         &mut self,
         plan: PlanId,
+        times: usize,
         id: BufferId,
         words: Range<u64>,
     ) -> Result<Readback, DeviceError> {
         match self {
             Self::Cpu(cpu) => {
-                let all = 0..cpu.len(plan.0);
-                cpu.run(plan.0, all);
+                for _ in 0..times {
+                    cpu.run(plan.0, 0..cpu.len(plan.0));
+                }
                 let range = words.start as usize..words.end as usize;
                 Ok(Readback::Ready(
                     cpu.words_mut(Some(plan.0), id)[range].to_vec(),
                 ))
             }
             Self::Gpu(gpu) => {
-                let pending = gpu.run(plan.0, None, Some((id, words)))?;
+                let pending = gpu.run(plan.0, None, times, Some((id, words)))?;
                 Ok(Readback::Gpu(pending.expect("a range was asked for")))
             }
         }
@@ -475,11 +485,11 @@ pub async fn open_with(
     kernels: KernelChoices,
 ) -> Result<Opened, DeviceError> {
     if *choice == DeviceChoice::Twin {
-        if let Some(wanted) = kernels.needs_matrices() {
+        if let Some(wanted) = kernels.needs_gpu() {
             return Err(DeviceError::Kernels {
                 name: cpu::NAME.to_owned(),
                 wanted,
-                reason: "the twins have no matrices".to_owned(),
+                reason: "the twins have one kernel for each operation".to_owned(),
             });
         }
         return Ok(Opened {
@@ -500,7 +510,7 @@ pub async fn open_with(
             })
         }
         Err(DeviceError::NoAdapter)
-            if *choice == DeviceChoice::Auto && kernels.needs_matrices().is_none() =>
+            if *choice == DeviceChoice::Auto && kernels.needs_gpu().is_none() =>
         {
             Ok(Opened {
                 executor: Executor::twin(),

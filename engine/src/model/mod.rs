@@ -199,7 +199,6 @@ impl Model {
         let decode = SamplingBuffers {
             tokens: shared.add("decode.tokens", sequences),
             row_info: shared.add("decode.row_info", 2 * sequences),
-            chosen: shared.add("decode.chosen", sequences),
             history: shared.add("decode.history", sequences * u64::from(REPEAT_WINDOW)),
             window: REPEAT_WINDOW,
         };

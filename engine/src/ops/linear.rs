@@ -2,7 +2,7 @@
 
 use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
-use crate::plan::{BufferId, Grid, Plan};
+use crate::plan::{BufferId, GemmUnit, Grid, Plan};
 use crate::tensor::Bits;
 use plateau_shaders::linear::integer::{Division, Weights, few_row_frags, few_rows_grid};
 use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
@@ -453,13 +453,13 @@ fn dispatch(
                 has_bias,
                 accumulate,
             };
-            let matrices = plan.features.matrices;
+            let gemms = plan.features.gemms;
             let mut constants = Vec::new();
             if bits == Bits::Int4 && group_size > 0 {
                 constants.push(("GROUP_SIZE", group_size));
             }
             let bindings = [x, x_scale, range.w, range.aux, y];
-            if matrices == Some(Matrices::Int8) && FEW_ROWS.contains(&rows) {
+            if gemms == GemmUnit::Matrices(Matrices::Int8) && FEW_ROWS.contains(&rows) {
                 let kernel = match bits {
                     Bits::Int8 => &kernels::gemm_i8_coop16_int8_few::KERNEL,
                     Bits::Int4 => &kernels::gemm_i4_coop16_int8_few::KERNEL,
@@ -490,14 +490,14 @@ fn dispatch(
                 (Bits::Int8, true, None) => {
                     (&kernels::gemv_i8::KERNEL, kernels::gemv_i8::grid(&params))
                 }
-                (Bits::Int8, false, _) => gemm_i8(matrices, &params),
+                (Bits::Int8, false, _) => gemm_i8(gemms, &params),
                 (Bits::Int4, true, Some(division)) => {
                     (&kernels::gemv_i4_subgroup::KERNEL, division.grid(&params))
                 }
                 (Bits::Int4, true, None) => {
                     (&kernels::gemv_i4::KERNEL, kernels::gemv_i4::grid(&params))
                 }
-                (Bits::Int4, false, _) => gemm_i4(matrices, &params),
+                (Bits::Int4, false, _) => gemm_i4(gemms, &params),
             };
             let dispatch = plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
             dispatch.constants = constants;
@@ -525,26 +525,36 @@ fn weights(bits: Bits) -> Weights {
 
 type Choice = (&'static Kernel, [u32; 3]);
 
-fn gemm_i8(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
-    use kernels::{gemm_i8, gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8};
-    match matrices {
-        None => (&gemm_i8::KERNEL, gemm_i8::grid(params)),
-        Some(Matrices::F16By8) => (&gemm_i8_coop8::KERNEL, gemm_i8_coop8::grid(params)),
-        Some(Matrices::F16) => (&gemm_i8_coop16::KERNEL, gemm_i8_coop16::grid(params)),
-        Some(Matrices::Int8) => (
+fn gemm_i8(gemms: GemmUnit, params: &kernels::integer::Params) -> Choice {
+    use kernels::{gemm_i8, gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_f32};
+    match gemms {
+        GemmUnit::Dot4 => (&gemm_i8::KERNEL, gemm_i8::grid(params)),
+        GemmUnit::F32 => (&gemm_i8_f32::KERNEL, gemm_i8_f32::grid(params)),
+        GemmUnit::Matrices(Matrices::F16By8) => {
+            (&gemm_i8_coop8::KERNEL, gemm_i8_coop8::grid(params))
+        }
+        GemmUnit::Matrices(Matrices::F16) => {
+            (&gemm_i8_coop16::KERNEL, gemm_i8_coop16::grid(params))
+        }
+        GemmUnit::Matrices(Matrices::Int8) => (
             &gemm_i8_coop16_int8::KERNEL,
             gemm_i8_coop16_int8::grid(params),
         ),
     }
 }
 
-fn gemm_i4(matrices: Option<Matrices>, params: &kernels::integer::Params) -> Choice {
-    use kernels::{gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8};
-    match matrices {
-        None => (&gemm_i4::KERNEL, gemm_i4::grid(params)),
-        Some(Matrices::F16By8) => (&gemm_i4_coop8::KERNEL, gemm_i4_coop8::grid(params)),
-        Some(Matrices::F16) => (&gemm_i4_coop16::KERNEL, gemm_i4_coop16::grid(params)),
-        Some(Matrices::Int8) => (
+fn gemm_i4(gemms: GemmUnit, params: &kernels::integer::Params) -> Choice {
+    use kernels::{gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_f32};
+    match gemms {
+        GemmUnit::Dot4 => (&gemm_i4::KERNEL, gemm_i4::grid(params)),
+        GemmUnit::F32 => (&gemm_i4_f32::KERNEL, gemm_i4_f32::grid(params)),
+        GemmUnit::Matrices(Matrices::F16By8) => {
+            (&gemm_i4_coop8::KERNEL, gemm_i4_coop8::grid(params))
+        }
+        GemmUnit::Matrices(Matrices::F16) => {
+            (&gemm_i4_coop16::KERNEL, gemm_i4_coop16::grid(params))
+        }
+        GemmUnit::Matrices(Matrices::Int8) => (
             &gemm_i4_coop16_int8::KERNEL,
             gemm_i4_coop16_int8::grid(params),
         ),

@@ -23,9 +23,7 @@ pub struct SamplingBuffers {
     pub tokens: BufferId,
     /// `[rows]` (sequence, position) of the next step
     pub row_info: BufferId,
-    /// `[rows]` what was chosen
-    pub chosen: BufferId,
-    /// [sequences, window] recent tokens
+    /// [sequences, window] recent tokens: that of a position at `position % window`
     pub history: BufferId,
     pub window: u32,
 }
@@ -57,17 +55,33 @@ pub fn sample_and_advance(
             &bindings,
         );
     }
+    let params = kernels::argmax_parts::Params { rows, vocab };
+    let parts = kernels::argmax_parts::parts(vocab);
+    let best = plan.scratch("best_of_parts", 2 * u64::from(rows) * u64::from(parts));
+    let grid = Grid::Fixed(kernels::argmax_parts::grid(&params));
+    plan.dispatch(
+        "argmax_parts",
+        &kernels::argmax_parts::KERNEL,
+        params,
+        grid,
+        &[logits, best],
+    );
+    let SamplingBuffers {
+        tokens,
+        row_info,
+        history,
+        window,
+    } = buffers;
     match sampling.temperature {
         None => {
-            let params = kernels::argmax::Params { rows, vocab };
+            let params = kernels::argmax::Params {
+                rows,
+                parts,
+                window,
+            };
             let grid = Grid::Fixed(kernels::argmax::grid(&params));
-            plan.dispatch(
-                "argmax",
-                &kernels::argmax::KERNEL,
-                params,
-                grid,
-                &[logits, buffers.chosen],
-            );
+            let bindings = [best, tokens, row_info, history];
+            plan.dispatch("argmax", &kernels::argmax::KERNEL, params, grid, &bindings);
         }
         Some(temperature) => {
             let params = kernels::sample::Params {
@@ -79,28 +93,11 @@ pub fn sample_and_advance(
                 inv_temp: 1.0 / temperature,
                 seed_lo: sampling.seed as u32,
                 seed_hi: (sampling.seed >> 32) as u32,
+                window,
             };
             let grid = Grid::Fixed(kernels::sample::grid(&params));
-            let bindings = [logits, buffers.row_info, buffers.chosen];
+            let bindings = [logits, best, tokens, row_info, history];
             plan.dispatch("sample", &kernels::sample::KERNEL, params, grid, &bindings);
         }
     }
-    let params = kernels::advance::Params {
-        rows,
-        window: buffers.window,
-    };
-    let grid = Grid::Fixed(kernels::advance::grid(&params));
-    let bindings = [
-        buffers.chosen,
-        buffers.tokens,
-        buffers.row_info,
-        buffers.history,
-    ];
-    plan.dispatch(
-        "advance",
-        &kernels::advance::KERNEL,
-        params,
-        grid,
-        &bindings,
-    );
 }

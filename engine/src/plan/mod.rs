@@ -97,6 +97,38 @@ impl Dispatch {
     }
 }
 
+/// What integer GEMMs of many rows run on. Their results are the same in every bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GemmUnit {
+    /// Dot products of four bytes.
+    #[default]
+    Dot4,
+    /// Products of f32, where a dot product of bytes is no instruction.
+    F32,
+    /// Cooperative matrices, which passed the self-test.
+    Matrices(Matrices),
+}
+
+impl GemmUnit {
+    pub const fn matrices(self) -> Option<Matrices> {
+        match self {
+            Self::Dot4 | Self::F32 => None,
+            Self::Matrices(matrices) => Some(matrices),
+        }
+    }
+
+    /// As `--kernels` names it, and `devices` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dot4 => "dot4",
+            Self::F32 => "f32",
+            Self::Matrices(Matrices::Int8) => "coop-int8",
+            Self::Matrices(Matrices::F16) => "coop",
+            Self::Matrices(Matrices::F16By8) => "coop 8x8",
+        }
+    }
+}
+
 /// What a plan may ask of a device beyond the portable set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
@@ -109,8 +141,8 @@ pub struct Features {
     pub fused: bool,
     /// Workgroups of [`WIDE_WORKGROUP`] invocations.
     pub wide_workgroups: bool,
-    /// The integer GEMMs on cooperative matrices, where they passed the self-test.
-    pub matrices: Option<Matrices>,
+    /// What the integer GEMMs of many rows run on.
+    pub gemms: GemmUnit,
     /// Attention on cooperative matrices of f16, where they passed the self-test.
     pub matrix_attention: bool,
 }

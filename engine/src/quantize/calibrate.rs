@@ -481,7 +481,7 @@ impl<'a> Stage<'a> {
             }
         };
         let words = (rows * self.vocab()) as u64;
-        let readback = self.executor.run_and_read(id, logits, 0..words)?;
+        let readback = self.executor.run_and_read(id, 1, logits, 0..words)?;
         Ok(bytemuck::cast_vec(self.executor.wait(readback).await?))
     }
 

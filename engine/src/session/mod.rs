@@ -88,8 +88,8 @@ pub struct GenerateReport {
     pub decode_ns: u64,
 }
 
-/// Steps that are submitted before the first of them is read back, on a GPU: it never waits for the host.
-const STEPS_IN_FLIGHT: usize = 3;
+/// Submissions of decode steps before the first of them is read back: a GPU never waits for the host.
+const SUBMISSIONS_IN_FLIGHT: usize = 2;
 
 /// Plans that stay prepared.
 const KEPT_PLANS: usize = 6;
@@ -108,6 +108,8 @@ pub struct Session {
     prefix: Prefix,
     /// Most recently used last.
     plans: Vec<KeptPlan>,
+    /// Decode steps of every submission, where it is not for [`Pace`] to say.
+    fixed_steps: Option<usize>,
     memory: MemoryNeeded,
 }
 
@@ -120,6 +122,42 @@ struct Active {
     token: u32,
     produced: usize,
 }
+
+/// How many decode steps a submission has, from how long those before took. A GPU does nothing for some µs between submissions (37 on
+/// an H200), so short steps go together; their tokens come together too.
+#[derive(Default)]
+struct Pace {
+    /// When the latest submission was read back.
+    latest: Option<Instant>,
+    /// Of a submission; 0: not known yet.
+    steps: usize,
+    fixed: Option<usize>,
+}
+
+impl Pace {
+    /// What a submission may take, unless it has one step.
+    const SUBMISSION_NS: u128 = 8_000_000;
+    /// Steps that may be computed in vain, after an end token: less than the places of a history, which is read once for all of them.
+    const MOST_STEPS: usize = 16;
+
+    fn steps(&self, executor: &Executor) -> usize {
+        match executor {
+            Executor::Cpu(_) => 1,
+            Executor::Gpu(_) => self.fixed.unwrap_or(self.steps).max(1),
+        }
+    }
+
+    /// So many steps were read back together.
+    fn took(&mut self, steps: usize) {
+        if let Some(latest) = self.latest.replace(Instant::now()) {
+            let step_ns = (latest.elapsed().as_nanos() / steps as u128).max(1);
+            let fitting = usize::try_from(Self::SUBMISSION_NS / step_ns).unwrap_or(usize::MAX);
+            self.steps = fitting.min(Self::MOST_STEPS);
+        }
+    }
+}
+
+const _: () = assert!(Pace::MOST_STEPS < REPEAT_WINDOW as usize);
 
 impl Session {
     /// Reads the weights chunk by chunk into device memory.
@@ -156,6 +194,7 @@ impl Session {
             executor,
             pages,
             plans: Vec::new(),
+            fixed_steps: None,
             memory,
         }
     }
@@ -183,6 +222,12 @@ impl Session {
     /// The graph and what runs it, for tools that look at single dispatches.
     pub fn parts(&mut self) -> (&Model, &mut Executor) {
         (&self.model, &mut self.executor)
+    }
+
+    /// From now on a submission on a GPU has so many decode steps, or as many as their pace says. For tests and measurements.
+    #[doc(hidden)]
+    pub fn fix_steps(&mut self, steps: Option<usize>) {
+        self.fixed_steps = steps.map(|steps| steps.min(Pace::MOST_STEPS));
     }
 
     /// Forgets a sequence and frees its pages.
@@ -250,7 +295,7 @@ impl Session {
             return Ok(Vec::new());
         };
         let words = wanted.len() as u64 * u64::from(self.model.config.vocab_size);
-        let readback = self.executor.run_and_read(plan, logits, 0..words)?;
+        let readback = self.executor.run_and_read(plan, 1, logits, 0..words)?;
         Ok(bytemuck::cast_vec(self.executor.wait(readback).await?))
     }
 
@@ -701,45 +746,55 @@ impl Session {
             bytemuck::cast_slice(&row_info),
         )?;
         let longest = active.iter().map(|a| a.position).max().unwrap_or(0) as usize;
+        let sequences = active.iter().map(|a| a.index as u64 + 1).max().unwrap_or(0);
+        let window = u64::from(REPEAT_WINDOW);
+        let mut finished: Vec<(usize, Finish)> = Vec::new();
+        // Steps of each submission, and the histories after it.
+        let mut pending: VecDeque<(usize, Readback)> = VecDeque::new();
+        let mut pace = Pace {
+            fixed: self.fixed_steps,
+            ..Pace::default()
+        };
         let in_flight = match self.executor {
             Executor::Cpu(_) => 1,
-            Executor::Gpu(_) => STEPS_IN_FLIGHT,
+            Executor::Gpu(_) => SUBMISSIONS_IN_FLIGHT,
         };
-        let mut finished: Vec<(usize, Finish)> = Vec::new();
-        let mut pending: VecDeque<Readback> = VecDeque::new();
         let mut submitted = 0;
         loop {
             while finished.is_empty() && submitted < steps && pending.len() < in_flight {
-                let ahead = submitted as u32;
-                let is_open = |prefix: &Prefix, [sequence, position]: [u32; 2]| {
-                    prefix.is_open(sequence, position + ahead)
+                let is_open = |prefix: &Prefix, step: usize| {
+                    row_info.iter().any(|&[sequence, position]| {
+                        prefix.is_open(sequence, position + step as u32)
+                    })
                 };
                 // Whether a sequence begins with the stored prefix is known when its tokens are.
-                if !pending.is_empty() && row_info.iter().any(|row| is_open(&self.prefix, *row)) {
+                if !pending.is_empty() && is_open(&self.prefix, submitted) {
                     break;
                 }
-                for (sequence, position) in row_info
-                    .iter()
-                    .map(|[sequence, position]| (*sequence, *position))
-                {
-                    self.reserve(sequence, position + submitted as u32 + 1)?;
+                let pages = planned_pages(pages_of(longest + submitted + 1));
+                let most = (pages * PAGE_SIZE) as usize - longest;
+                let most = most.min(steps).min(submitted + pace.steps(&self.executor));
+                let mut end = submitted + 1;
+                while end < most && !is_open(&self.prefix, end - 1) && !is_open(&self.prefix, end) {
+                    end += 1;
+                }
+                for &[sequence, position] in &row_info {
+                    self.reserve(sequence, position + end as u32)?;
                 }
                 let shape = StepShape::Decode {
                     rows: active.len() as u32,
-                    pages: planned_pages(pages_of(longest + submitted + 1)),
+                    pages,
                     sampling,
                 };
                 let (plan, _) = self.plan(shape).await?;
-                let chosen = self.model.decode.chosen;
-                pending.push_back(self.executor.run_and_read(
-                    plan,
-                    chosen,
-                    0..active.len() as u64,
-                )?);
+                let (times, history) = (end - submitted, self.model.decode.history);
+                let words = 0..sequences * window;
+                let readback = self.executor.run_and_read(plan, times, history, words)?;
+                pending.push_back((times, readback));
                 for (a, row) in active.iter().zip(&row_info) {
                     let row = Row {
                         sequence: row[0],
-                        position: row[1] + ahead,
+                        position: row[1] + submitted as u32,
                         token: a.token,
                     };
                     if self.prefix.is_open(row.sequence, row.position) && self.prefix.advance(&row)
@@ -747,25 +802,29 @@ impl Session {
                         self.append_prefix(row.sequence).await?;
                     }
                 }
-                submitted += 1;
+                submitted = end;
             }
-            let Some(readback) = pending.pop_front() else {
+            let Some((times, readback)) = pending.pop_front() else {
                 break;
             };
-            let chosen = self.executor.wait(readback).await?;
-            for (a, token) in active.iter_mut().zip(chosen) {
-                if finished.iter().any(|(sequence, _)| *sequence == a.index) {
-                    continue;
-                }
-                a.position += 1;
-                a.token = token;
-                a.produced += 1;
-                if on_token(a.index, token).is_break() {
-                    finished.push((a.index, Finish::Stopped));
-                } else if a.produced == max_new_tokens {
-                    finished.push((a.index, Finish::Length));
-                } else if a.position == context {
-                    finished.push((a.index, Finish::ContextFull));
+            let history = self.executor.wait(readback).await?;
+            pace.took(times);
+            for _ in 0..times {
+                for a in active.iter_mut() {
+                    if finished.iter().any(|(sequence, _)| *sequence == a.index) {
+                        continue;
+                    }
+                    a.position += 1;
+                    let place = a.index as u64 * window + u64::from(a.position) % window;
+                    a.token = history[place as usize];
+                    a.produced += 1;
+                    if on_token(a.index, a.token).is_break() {
+                        finished.push((a.index, Finish::Stopped));
+                    } else if a.produced == max_new_tokens {
+                        finished.push((a.index, Finish::Length));
+                    } else if a.position == context {
+                        finished.push((a.index, Finish::ContextFull));
+                    }
                 }
             }
         }

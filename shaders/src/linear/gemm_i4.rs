@@ -8,6 +8,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemm_i4",
     source: &[
         include_str!("gemm_i4.wgsl"),
+        include_str!("gemm_weights_i4.wgsl"),
         include_str!("gemm_int.wgsl"),
         include_str!("unpack_i4.wgsl"),
         include_str!("epilogue_int.wgsl"),

@@ -13,14 +13,6 @@
 //
 // grid: (ceil(out_features / 64), ceil(rows / 64), 1), one workgroup per tile of 64 by 64: gemm_int.wgsl.
 
-@group(0) @binding(3) var<storage, read> w: array<vec2<u32>>;
-
-fn load_w(out: u32, vec: u32) -> vec4<u32> {
-  let words = w[out * (params.in_words / 4u) + vec];
-  let m = multiplier(out, vec / 2u);
-  return vec4<u32>(unpack(words.x, m), unpack(words.y, m));
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn gemm_i4(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   gemm_tile(group.y * TILE, group.x * TILE, lid);

@@ -8,6 +8,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gemm_i8",
     source: &[
         include_str!("gemm_i8.wgsl"),
+        include_str!("gemm_weights_i8.wgsl"),
         include_str!("gemm_int.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],

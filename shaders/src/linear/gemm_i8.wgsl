@@ -12,16 +12,6 @@
 //
 // grid: (ceil(out_features / 64), ceil(rows / 64), 1), one workgroup per tile of 64 by 64: gemm_int.wgsl.
 
-@group(0) @binding(3) var<storage, read> w: array<vec4<u32>>;
-
-fn load_w(out: u32, vec: u32) -> vec4<u32> {
-  return w[out * (params.in_words / 4u) + vec];
-}
-
-fn finish(acc: i32) -> i32 {
-  return acc;
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn gemm_i8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   gemm_tile(group.y * TILE, group.x * TILE, lid);

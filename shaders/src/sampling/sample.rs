@@ -1,13 +1,24 @@
 //! A random draw with top-k, top-p, min-p and temperature. Shapes and formula: sample.wgsl.
 
 use crate::kernel::{Access, Call, Kernel};
+use crate::sampling::advance;
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 pub const KERNEL: Kernel = Kernel {
     name: "sample",
-    source: &[include_str!("sample.wgsl"), include_str!("order_key.wgsl")],
-    bindings: &[Access::Read, Access::Read, Access::ReadWrite],
+    source: &[
+        include_str!("sample.wgsl"),
+        include_str!("advance.wgsl"),
+        include_str!("order_key.wgsl"),
+    ],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::ReadWrite,
+        Access::ReadWrite,
+        Access::ReadWrite,
+    ],
     params_bytes: size_of::<Params>(),
     subgroups: false,
     run,
@@ -28,6 +39,8 @@ pub struct Params {
     pub inv_temp: f32,
     pub seed_lo: u32,
     pub seed_hi: u32,
+    /// Places of a sequence's history, at least 1.
+    pub window: u32,
 }
 
 /// Workgroups in x, y, z.
@@ -36,19 +49,36 @@ pub fn grid(params: &Params) -> [u32; 3] {
 }
 
 fn run(call: &mut Call<'_>) {
-    reference(&call.params(), call.read(1), call.read(2), call.write(3));
+    // The second binding, the best of each part, is known from the logits.
+    reference(
+        &call.params(),
+        call.read(1),
+        call.write(3),
+        call.write(4),
+        call.write(5),
+    );
 }
 
 /// The definition of `sample`; see the header of sample.wgsl for shapes.
-pub fn reference(params: &Params, logits: &[f32], row_info: &[[u32; 2]], token: &mut [u32]) {
+pub fn reference(
+    params: &Params,
+    logits: &[f32],
+    tokens: &mut [u32],
+    row_info: &mut [[u32; 2]],
+    history: &mut [u32],
+) {
     let rows = logits
         .par_chunks_exact(params.vocab as usize)
-        .zip(row_info)
-        .zip(token);
-    rows.take(params.rows as usize)
-        .for_each(|((logits, &[sequence, position]), token)| {
-            *token = draw(params, logits, uniform(params, sequence, position));
-        });
+        .zip(&*row_info);
+    let drawn: Vec<u32> = rows
+        .take(params.rows as usize)
+        .map(|(logits, &[sequence, position])| {
+            draw(params, logits, uniform(params, sequence, position))
+        })
+        .collect();
+    for (row, token) in drawn.into_iter().enumerate() {
+        advance(params.window, row, token, tokens, row_info, history);
+    }
 }
 
 /// The random number of a position, in 0..1.
@@ -137,7 +167,7 @@ fn pick(weights: &[f64], u: f64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::argmax;
+    use crate::sampling::argmax_parts;
 
     const ALL: Params = Params {
         rows: 1,
@@ -148,6 +178,7 @@ mod tests {
         inv_temp: 1.0,
         seed_lo: 1,
         seed_hi: 0,
+        window: 1,
     };
     const LOGITS: [f32; 8] = [0.5, -1.0, 2.0, 1.0, f32::NEG_INFINITY, 2.0, -3.0, 0.0];
 
@@ -156,7 +187,8 @@ mod tests {
         let mut counts = vec![0.0; LOGITS.len()];
         for position in 0..count {
             let mut token = [0];
-            reference(params, &LOGITS, &[[3, position]], &mut token);
+            let mut row_info = [[3, position]];
+            reference(params, &LOGITS, &mut token, &mut row_info, &mut [0; 4]);
             counts[token[0] as usize] += 1.0;
         }
         counts
@@ -248,7 +280,7 @@ mod tests {
             };
             assert_eq!(
                 draw(&params, &logits, f64::from(i) / 200.0),
-                argmax::largest(&logits)
+                argmax_parts::largest(&logits) as u32
             );
         }
     }

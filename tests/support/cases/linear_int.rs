@@ -9,10 +9,10 @@ use plateau_shaders::linear::integer::{
     Division, Params, Weights, coop_grid, few_row_frags, few_rows_grid,
 };
 use plateau_shaders::linear::{
-    gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8,
-    gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few, gemv_i4,
-    gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup, norm_gate_up_i4, norm_gate_up_i8, norm_gemv_i4,
-    norm_gemv_i8, norm_input,
+    gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few,
+    gemm_i4_f32, gemm_i8, gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8,
+    gemm_i8_coop16_int8_few, gemm_i8_f32, gemv_i4, gemv_i4_subgroup, gemv_i8, gemv_i8_subgroup,
+    norm_gate_up_i4, norm_gate_up_i8, norm_gemv_i4, norm_gemv_i8, norm_input,
 };
 use plateau_shaders::quantize::flatten_quantize::extra;
 use plateau_shaders::{Kernel, pack, padded};
@@ -216,6 +216,8 @@ pub fn cases() -> Vec<Case> {
     }
     for linear in [linears(), many_features().to_vec()].concat() {
         for raw in [true, false] {
+            let kernel = &gemm_i8_f32::KERNEL;
+            cases.push(case(kernel, gemm_i8_f32::grid, 127, linear, raw));
             let kernel = &gemm_i8_coop8::KERNEL;
             cases.push(case(kernel, gemm_i8_coop8::grid, 127, linear, raw));
             let kernel = &gemm_i8_coop16::KERNEL;
@@ -239,6 +241,8 @@ pub fn cases() -> Vec<Case> {
     .concat()
     {
         for raw in [true, false] {
+            let kernel = &gemm_i4_f32::KERNEL;
+            cases.push(case(kernel, gemm_i4_f32::grid, 7, linear, raw));
             let kernel = &gemm_i4_coop8::KERNEL;
             cases.push(case(kernel, gemm_i4_coop8::grid, 7, linear, raw));
             let kernel = &gemm_i4_coop16::KERNEL;
@@ -606,6 +610,8 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
         let mut cases = vec![
             case(&gemm_i8::KERNEL, gemm_i8::grid, 127, linear, false),
             case(&gemm_i4::KERNEL, gemm_i4::grid, 7, linear, false),
+            case(&gemm_i8_f32::KERNEL, gemm_i8_f32::grid, 127, linear, false),
+            case(&gemm_i4_f32::KERNEL, gemm_i4_f32::grid, 7, linear, false),
             case(
                 &gemm_i8_coop8::KERNEL,
                 gemm_i8_coop8::grid,

@@ -2,34 +2,43 @@
 
 use crate::case::{Case, Check};
 use crate::rng::Rng;
-use plateau_shaders::sampling::{advance, argmax, repeat_penalty, sample};
+use plateau_shaders::sampling::{argmax, argmax_parts, repeat_penalty, sample};
 
 const VOCABS: [u32; 8] = [1, 63, 64, 65, 257, 1000, 32_003, 70_001];
 
 pub fn cases() -> Vec<Case> {
     [
+        argmax_parts_cases(),
         argmax_cases(),
         sample_cases(),
         repeat_penalty_cases(),
-        advance_cases(),
     ]
     .concat()
 }
 
-fn argmax_cases() -> Vec<Case> {
+/// What [`argmax_parts`] finds.
+fn best_of_parts(vocab: u32, logits: &[f32]) -> Vec<[u32; 2]> {
+    let rows = logits.len() as u32 / vocab;
+    let mut best = vec![[0; 2]; (rows * argmax_parts::parts(vocab)) as usize];
+    argmax_parts::reference(&argmax_parts::Params { rows, vocab }, logits, &mut best);
+    best
+}
+
+fn argmax_parts_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut push = |name: String, vocab: u32, logits: &[f32]| {
         let rows = logits.len() as u32 / vocab;
-        let params = argmax::Params { rows, vocab };
+        let params = argmax_parts::Params { rows, vocab };
+        let best = vec![[u32::MAX; 2]; (rows * argmax_parts::parts(vocab)) as usize];
         cases.push(
             Case::new(
-                &argmax::KERNEL,
+                &argmax_parts::KERNEL,
                 format!("rows={rows} vocab={vocab} {name}"),
                 params,
-                argmax::grid(&params),
+                argmax_parts::grid(&params),
             )
             .input(logits)
-            .output(&vec![u32::MAX; rows as usize], Check::Exact),
+            .output(&best, Check::Exact),
         );
     };
     for vocab in VOCABS {
@@ -54,6 +63,67 @@ fn argmax_cases() -> Vec<Case> {
     row[270] = 1e-45;
     push("NaN and a subnormal".into(), 300, &row);
     cases
+}
+
+fn argmax_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, parts, window) in [
+        (1, 1, 1),
+        (3, 63, 64),
+        (2, 64, 5),
+        (5, 65, 63),
+        (257, 126, 2),
+        (4, 321, 64),
+    ] {
+        let params = argmax::Params {
+            rows,
+            parts,
+            window,
+        };
+        let mut rng = Rng::new(u64::from(parts));
+        // Few keys: many ties, of which the first counts. A row has only NaN.
+        let best: Vec<[u32; 2]> = (0..rows * parts)
+            .map(|i| {
+                let key = if i / parts == 2 { 0 } else { rng.below(7) };
+                [key, i % parts * argmax_parts::PART + rng.below(256)]
+            })
+            .collect();
+        let row_info: Vec<[u32; 2]> = (0..rows)
+            .map(|row| [rows - 1 - row, rng.below(3000)])
+            .collect();
+        let name = format!("rows={rows} parts={parts} window={window}");
+        cases.push(
+            Case::new(&argmax::KERNEL, name, params, argmax::grid(&params))
+                .input(&best)
+                .output(&vec![0u32; rows as usize], Check::Exact)
+                .output(&row_info, Check::Exact)
+                .output(&no_history(rows, window), Check::Exact),
+        );
+    }
+    cases
+}
+
+fn no_history(sequences: u32, window: u32) -> Vec<u32> {
+    vec![repeat_penalty::NO_TOKEN; (sequences * window) as usize]
+}
+
+/// Places of a sequence's history in the cases of `sample`.
+const WINDOW: u32 = 3;
+
+fn sample_case(
+    name: impl Into<String>,
+    params: sample::Params,
+    logits: &[f32],
+    row_info: &[[u32; 2]],
+) -> Case {
+    let sequences = row_info.iter().map(|[sequence, _]| sequence + 1);
+    let history = no_history(sequences.max().unwrap_or(0), WINDOW);
+    Case::new(&sample::KERNEL, name, params, sample::grid(&params))
+        .input(logits)
+        .input(&best_of_parts(params.vocab, logits))
+        .output(&vec![u32::MAX; params.rows as usize], Check::Exact)
+        .output(row_info, Check::Exact)
+        .output(&history, Check::Exact)
 }
 
 /// No boundary of the filters or of the draw is nearer than what f32 sums and `exp` may be wrong by.
@@ -105,6 +175,7 @@ fn sample_cases() -> Vec<Case> {
                 inv_temp,
                 seed_lo,
                 seed_hi: 5,
+                window: WINDOW,
             };
             let mut rng = Rng::new(u64::from(seed_lo));
             let row_info: Vec<[u32; 2]> = (0..rows)
@@ -136,12 +207,7 @@ fn sample_cases() -> Vec<Case> {
             let name = format!(
                 "vocab={vocab} top_k={top_k} top_p={top_p} min_p={min_p} inv_temp={inv_temp}"
             );
-            cases.push(
-                Case::new(&sample::KERNEL, name, params, sample::grid(&params))
-                    .input(&logits)
-                    .input(&row_info)
-                    .output(&vec![u32::MAX; rows as usize], Check::Exact),
-            );
+            cases.push(sample_case(name, params, &logits, &row_info));
         }
     }
     // The same distribution at many positions, of which all but a few have room: each draws its own number.
@@ -156,8 +222,9 @@ fn sample_cases() -> Vec<Case> {
         inv_temp: 0.8,
         seed_lo: 9,
         seed_hi: u32::MAX,
+        window: WINDOW,
     };
-    let places = (0u32..).map(|i| [i % 3, i * 7919]);
+    let places = (0u32..).map(|i| [i, i * 7919]);
     let with_room = |&[sequence, position]: &[u32; 2]| {
         has_room(
             &params,
@@ -166,17 +233,43 @@ fn sample_cases() -> Vec<Case> {
         )
     };
     let row_info: Vec<[u32; 2]> = places.filter(with_room).take(rows as usize).collect();
-    cases.push(
-        Case::new(
-            &sample::KERNEL,
-            "many positions",
+    let logits = logits.repeat(rows as usize);
+    cases.push(sample_case("many positions", params, &logits, &row_info));
+    // As many of the largest logit as fill most of the list of candidates, and more than it holds.
+    for ties in [700, 3000] {
+        let params = sample::Params {
+            rows: 2,
+            vocab: 32_003,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            inv_temp: 1.25,
+            seed_lo: ties,
+            seed_hi: 1,
+            window: WINDOW,
+        };
+        let mut rng = Rng::new(u64::from(ties));
+        let row_info = [[1, 77], [0, 3]];
+        let mut logits = Vec::new();
+        for [sequence, position] in row_info {
+            let u = sample::uniform(&params, sequence, position);
+            logits.extend(loop {
+                let mut row = rng.floats(params.vocab as usize, 2.0);
+                for _ in 0..ties {
+                    row[rng.below(params.vocab) as usize] = 3.0;
+                }
+                if has_room(&params, &row, u) {
+                    break row;
+                }
+            });
+        }
+        cases.push(sample_case(
+            format!("ties={ties}"),
             params,
-            sample::grid(&params),
-        )
-        .input(&logits.repeat(rows as usize))
-        .input(&row_info)
-        .output(&vec![u32::MAX; rows as usize], Check::Exact),
-    );
+            &logits,
+            &row_info,
+        ));
+    }
     // Nothing finite to draw: only NaN, NaN and -inf, all -inf but one.
     let mut logits = [f32::NAN; 3 * 70];
     logits[70 + 33] = f32::NEG_INFINITY;
@@ -191,18 +284,10 @@ fn sample_cases() -> Vec<Case> {
         inv_temp: 1.0,
         seed_lo: 0,
         seed_hi: 0,
+        window: WINDOW,
     };
-    cases.push(
-        Case::new(
-            &sample::KERNEL,
-            "NaN and -inf",
-            params,
-            sample::grid(&params),
-        )
-        .input(&logits)
-        .input(&[[0u32, 0], [0, 1], [0, 2]])
-        .output(&[u32::MAX; 3], Check::Exact),
-    );
+    let places = [[0, 0], [1, 1], [2, 2]];
+    cases.push(sample_case("NaN and -inf", params, &logits, &places));
     cases
 }
 
@@ -244,30 +329,6 @@ fn repeat_penalty_cases() -> Vec<Case> {
             .input(&row_info)
             .input(&history)
             .output(&logits, Check::Exact),
-        );
-    }
-    cases
-}
-
-fn advance_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (rows, window) in [(1, 1), (3, 64), (2, 5), (257, 63), (600, 2)] {
-        let params = advance::Params { rows, window };
-        let mut rng = Rng::new(u64::from(rows));
-        let token: Vec<u32> = (0..rows).map(|_| rng.below(50_000)).collect();
-        let row_info: Vec<[u32; 2]> = (0..rows)
-            .map(|row| [rows - 1 - row, rng.below(3000)])
-            .collect();
-        let name = format!("rows={rows} window={window}");
-        cases.push(
-            Case::new(&advance::KERNEL, name, params, advance::grid(&params))
-                .input(&token)
-                .output(&vec![0u32; rows as usize], Check::Exact)
-                .output(&row_info, Check::Exact)
-                .output(
-                    &vec![repeat_penalty::NO_TOKEN; (rows * window) as usize],
-                    Check::Exact,
-                ),
         );
     }
     cases

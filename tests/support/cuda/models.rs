@@ -472,11 +472,11 @@ impl<P: Peer> Pair<'_, P> {
                     "position {position}: the logits of the fused plan are not those of single dispatches"
                 )));
             }
-            let chosen = self.read(kept.whole.1, buffers.chosen, 1).await?[0];
+            let chosen = self.read(kept.whole.1, buffers.tokens, 1).await?[0];
 
             self.free.run_all(self.peer, &kept.whole.0)?;
             let own_logits = self.peer.download(self.free.of(kept.logits[0]))?;
-            let own = self.peer.download(self.free.of(buffers.chosen))?[0];
+            let own = self.peer.download(self.free.of(buffers.tokens))?[0];
             self.judge_choice(position, [chosen, own], [&logits, &own_logits])?;
             if own != chosen {
                 // From here on with the device's.

@@ -108,7 +108,7 @@ impl Session<'_> {
             for case in &cases {
                 let matrices = case.kernel.matrices();
                 let runs_it = |other: &&mut Executor| {
-                    matrices == other.features().matrices && matrices.is_some()
+                    matrices == other.features().gemms.matrices() && matrices.is_some()
                 };
                 let on = others.iter_mut().find(runs_it).unwrap_or(device);
                 self.compare(peer, library.as_ref(), on, case, &mut rows, &mut found)
@@ -177,7 +177,7 @@ impl Session<'_> {
             let Ok(opened) = open_with(&self.args.device.device, kernels).await else {
                 continue;
             };
-            if opened.executor.features().matrices != device.features().matrices {
+            if opened.executor.features().gemms != device.features().gemms {
                 others.push(opened.executor);
             }
         }

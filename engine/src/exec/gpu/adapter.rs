@@ -1,6 +1,6 @@
 //! Finding, describing, choosing and opening adapters.
 
-use super::{GpuExecutor, GpuOptions, MatrixProof, matrices};
+use super::{GpuExecutor, GpuOptions, choice, matrices};
 use crate::exec::{
     AdapterInfo, AttentionChoice, DISCRETE, DeviceChoice, DeviceError, KernelChoice, KernelChoices,
     SOFTWARE,
@@ -170,6 +170,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> 
             ("subgroup-max", u64::from(info.subgroup_max_size)),
         ],
         matrices: Vec::new(),
+        gemms: Vec::new(),
         unusable: unusable(&limits),
     }
 }
@@ -235,17 +236,24 @@ fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
 pub async fn adapters() -> Vec<AdapterInfo> {
     let mut infos = Vec::new();
     for (adapter, mut info) in enumerate().await {
-        info.matrices = matrices::reported(&adapter);
-        let untested = info.matrices.iter().any(|(_, reported)| reported.is_ok());
-        if info.unusable.is_none() && untested {
-            match open_device(adapter, info.clone(), false).await {
+        let reported = matrices::reported(&adapter);
+        if info.kind == SOFTWARE {
+            let unused = |_| Err("not used on a software driver".to_owned());
+            let states = reported.into_iter();
+            info.matrices = states.map(|(m, s)| (m, s.and_then(unused))).collect();
+        } else if info.unusable.is_none() {
+            let options = GpuOptions::default();
+            info.matrices.clone_from(&reported);
+            let opened = open_device(adapter, info.clone(), false).await;
+            let settled = match opened {
                 Ok(mut executor) => {
-                    for (matrices, state) in &mut info.matrices {
-                        if state.is_ok() {
-                            *state = matrices::self_test(&mut executor, *matrices).await;
-                        }
-                    }
+                    let settled = choice::settle(&mut executor, reported, &options).await;
+                    settled.map(|()| executor.info)
                 }
+                Err(error) => Err(error),
+            };
+            match settled {
+                Ok(settled) => info = settled,
                 Err(error) => info.unusable = Some(error.to_string()),
             }
         }
@@ -366,19 +374,17 @@ async fn open_adapter(
     info: AdapterInfo,
     options: GpuOptions,
 ) -> Result<GpuExecutor, DeviceError> {
-    let wanted = match options.kernels {
-        _ if options.portable => Vec::new(),
-        // They compute matrices as everything else.
-        KernelChoice::Auto if info.kind == SOFTWARE => Vec::new(),
-        KernelChoice::Auto => vec![Matrices::Int8, Matrices::F16, Matrices::F16By8],
-        KernelChoice::Dot4 => Vec::new(),
-        KernelChoice::Coop => vec![Matrices::F16, Matrices::F16By8],
-        KernelChoice::CoopInt8 => vec![Matrices::Int8],
+    // Software drivers compute matrices as everything else.
+    let asks = match options.kernels {
+        _ if options.portable => false,
+        KernelChoice::Auto => info.kind != SOFTWARE,
+        KernelChoice::Dot4 | KernelChoice::F32 => false,
+        KernelChoice::Coop | KernelChoice::CoopInt8 => true,
     };
-    let reported = if wanted.is_empty() {
-        Vec::new()
-    } else {
+    let reported = if asks {
         matrices::reported(&adapter)
+    } else {
+        Vec::new()
     };
     let attention = (options.attention == AttentionChoice::Coop && !options.portable)
         .then(|| matrices::lacks(&adapter, Matrices::F16));
@@ -396,26 +402,14 @@ async fn open_adapter(
         })?;
         executor.features.matrix_attention = true;
     }
-    let mut reasons = Vec::new();
-    for (matrices, mut state) in reported {
-        if !wanted.contains(&matrices) || executor.features.matrices.is_some() {
-            continue;
-        }
-        state = match (options.matrices, state) {
-            (MatrixProof::Listed, state) | (MatrixProof::Whole, state @ Err(_)) => state,
-            (MatrixProof::Whole | MatrixProof::Tested, _) => {
-                matrices::self_test(&mut executor, matrices).await
-            }
-        };
-        match &state {
-            Ok(()) => executor.features.matrices = Some(matrices),
-            Err(reason) if reasons.contains(reason) => {}
-            Err(reason) => reasons.push(reason.clone()),
-        }
-        executor.info.matrices.push((matrices, state));
+    if !options.portable {
+        choice::settle(&mut executor, reported, &options).await?;
     }
-    let is_forced = !wanted.is_empty() && options.kernels != KernelChoice::Auto;
-    if is_forced && executor.features.matrices.is_none() {
+    let is_forced = asks && options.kernels != KernelChoice::Auto;
+    if is_forced && executor.features.gemms.matrices().is_none() {
+        let states = executor.info.matrices.iter();
+        let mut reasons: Vec<String> = states.filter_map(|(_, s)| s.clone().err()).collect();
+        reasons.dedup();
         return Err(DeviceError::Kernels {
             name: executor.info.name.clone(),
             wanted: options.kernels.name(),
@@ -470,6 +464,7 @@ mod tests {
             features: Vec::new(),
             limits: Vec::new(),
             matrices: Vec::new(),
+            gemms: Vec::new(),
             unusable: None,
         }
     }

@@ -10,8 +10,8 @@ use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
 use plateau_shaders::linear::integer::{self, Params};
 use plateau_shaders::linear::{
-    gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8_coop8,
-    gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
+    gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8,
+    gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
 };
 use plateau_shaders::{Access, Buffer, Call, Constant, Kernel, Matrices};
 use wgpu::{CooperativeScalarType, Features};
@@ -167,13 +167,9 @@ async fn compare(
 ) -> Result<(), String> {
     let text = |error: DeviceError| error.to_string();
     for test in tests {
-        for (id, words) in test.buffers.iter().zip(&test.words) {
-            executor
-                .write(Some(prepared), *id, 0, words)
-                .map_err(text)?;
-        }
+        test.write(executor, prepared).map_err(text)?;
     }
-    executor.run(prepared, None, None).map_err(text)?;
+    executor.run(prepared, None, 1, None).map_err(text)?;
     for test in tests {
         let (id, expected) = (test.buffers[4], test.expected());
         let pending = executor
@@ -290,7 +286,7 @@ impl AttentionTest {
         for (id, words) in self.buffers.iter().zip(&self.words) {
             executor.write(Some(plan), *id, 0, words)?;
         }
-        executor.run(plan, None, None)?;
+        executor.run(plan, None, 1, None)?;
         let (id, words) = (self.buffers[6], self.words[6].len() as u64);
         let pending = executor.read(Some(plan), id, 0..words)?;
         executor.wait(pending).await
@@ -323,7 +319,7 @@ fn twin(kernel: &Kernel, params: &[u8], constants: &[Constant], words: &[Vec<u32
 }
 
 /// A dispatch whose sums every executor must find.
-struct Test {
+pub(super) struct Test {
     kernel: &'static Kernel,
     constants: Vec<Constant>,
     params: Params,
@@ -334,7 +330,7 @@ struct Test {
 
 impl Test {
     /// `row_frags`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
-    fn new(
+    pub(super) fn new(
         plan: &mut Plan,
         kernel: &'static Kernel,
         row_frags: Option<u32>,
@@ -379,8 +375,11 @@ impl Test {
             (w, words(out_features * groups.div_ceil(8)))
         };
         let grid = match row_frags {
-            None if kernel.matrices() == Some(Matrices::F16By8) => integer::coop8_grid(&params),
-            None => integer::coop_grid(&params),
+            None => match kernel.matrices() {
+                None => gemm_i8::grid(&params),
+                Some(Matrices::F16By8) => integer::coop8_grid(&params),
+                Some(Matrices::F16 | Matrices::Int8) => integer::coop_grid(&params),
+            },
             Some(row_frags) => {
                 constants.push(("ROW_FRAGS", row_frags));
                 integer::few_rows_grid(&params, row_frags)
@@ -410,6 +409,14 @@ impl Test {
             buffers,
             words,
         }
+    }
+
+    /// Gives the buffers of a prepared plan their words.
+    pub(super) fn write(&self, executor: &mut GpuExecutor, plan: usize) -> Result<(), DeviceError> {
+        for (id, words) in self.buffers.iter().zip(&self.words) {
+            executor.write(Some(plan), *id, 0, words)?;
+        }
+        Ok(())
     }
 
     /// What the twin makes of the words.

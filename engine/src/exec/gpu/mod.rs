@@ -1,6 +1,7 @@
 //! Runs plans on a GPU through wgpu. The only module that names it.
 
 mod adapter;
+mod choice;
 mod matrices;
 mod pipeline;
 mod profile;
@@ -12,7 +13,7 @@ pub use spirv::module as int8_module;
 
 use super::profile::{ProfileDetail, RunTimes};
 use super::{AdapterInfo, AttentionChoice, DeviceError, KernelChoice};
-use crate::plan::{BufferDesc, BufferId, Features, Grid, Plan, WIDE_WORKGROUP};
+use crate::plan::{BufferDesc, BufferId, Features, GemmUnit, Grid, Plan, WIDE_WORKGROUP};
 use pipeline::Pipelines;
 use profile::Profiler;
 use std::future::Future;
@@ -33,6 +34,8 @@ pub struct GpuOptions {
     pub attention: AttentionChoice,
     /// Fused dispatches on a software driver too, which has no gain of them. For tests.
     pub always_fuse: bool,
+    /// The trial of integer GEMMs on a software driver too, where it takes long and says little. For tests.
+    pub always_try: bool,
     pub matrices: MatrixProof,
 }
 
@@ -42,6 +45,7 @@ impl GpuOptions {
         kernels: KernelChoice::Dot4,
         attention: AttentionChoice::Portable,
         always_fuse: false,
+        always_try: false,
         matrices: MatrixProof::Whole,
     };
 }
@@ -159,7 +163,7 @@ impl GpuExecutor {
                 fused: info.plan_features().fused,
                 wide_workgroups: device.limits().max_compute_invocations_per_workgroup
                     >= WIDE_WORKGROUP,
-                matrices: None,
+                gemms: GemmUnit::default(),
                 matrix_attention: false,
             },
             info,
@@ -407,14 +411,20 @@ impl GpuExecutor {
         self.fault()
     }
 
-    /// One submission: the dispatches in one pass, then the copy that was asked for.
+    /// One submission: the dispatches in one pass, `times` over, then the copy that was asked for. With a profile each time is a
+    /// submission.
     pub(super) fn run(
         &mut self,
         plan: usize,
         dispatches: Option<Range<usize>>,
+        mut times: usize,
         read: Option<(BufferId, Range<u64>)>,
     ) -> Result<Option<PendingRead>, DeviceError> {
         self.fault()?;
+        while self.profiler.is_some() && times > 1 {
+            self.run(plan, dispatches.clone(), 1, None)?;
+            times -= 1;
+        }
         let staging = read
             .as_ref()
             .map(|(_, words)| self.take_staging(4 * (words.end - words.start)));
@@ -438,8 +448,10 @@ impl GpuExecutor {
             }
             None => {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                for dispatch in dispatches {
-                    dispatch.encode(&mut pass);
+                for _ in 0..times {
+                    for dispatch in dispatches {
+                        dispatch.encode(&mut pass);
+                    }
                 }
                 None
             }
