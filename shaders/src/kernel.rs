@@ -14,6 +14,9 @@ pub enum Access {
 /// The value of a WGSL `override` for one pipeline.
 pub type Constant = (&'static str, u32);
 
+/// The value of the `override` by which some kernels run in fewer registers, with the same bits.
+pub const FEW_REGISTERS: Constant = ("FEW_REGISTERS", 1);
+
 /// Cooperative matrices, which a kernel's text enables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matrices {
@@ -53,6 +56,12 @@ impl Kernel {
             (true, false) => Some(Matrices::Int8),
             (false, _) => None,
         }
+    }
+
+    /// Whether its text has an `override` of that name.
+    pub fn has_override(&self, name: &str) -> bool {
+        let declared = format!("override {name}:");
+        self.source.iter().any(|part| part.contains(&declared))
     }
 
     /// The whole WGSL text.

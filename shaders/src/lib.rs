@@ -13,7 +13,7 @@ pub mod pack;
 pub mod quantize;
 pub mod sampling;
 
-pub use kernel::{Access, Buffer, Call, Constant, Kernel, Matrices, div_ceil};
+pub use kernel::{Access, Buffer, Call, Constant, FEW_REGISTERS, Kernel, Matrices, div_ceil};
 
 /// Every kernel, one line each, in the order of the folders.
 pub const KERNELS: &[&Kernel] = &[

@@ -196,7 +196,11 @@ async fn on_adapter(cases: &[Case], proof: MatrixProof, work: Work) -> Result<()
                     // What a driver writes between this line and the next is of this pipeline.
                     println!(
                         "{}",
-                        json!({"compiling": case.kernel.name, "variant": variant(&case.constants)})
+                        json!({
+                            "compiling": case.kernel.name,
+                            "variant": variant(&case.constants),
+                            "for_more_registers": run::is_for_more_registers(&device, case),
+                        })
                     );
                     match compile(&mut device, case).await {
                         Ok(()) => print(case, "compiled", ""),

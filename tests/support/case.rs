@@ -2,7 +2,7 @@
 
 use crate::tolerance::Tolerance;
 use bytemuck::{NoUninit, Pod};
-use plateau_shaders::{Constant, Kernel};
+use plateau_shaders::{Constant, FEW_REGISTERS, Kernel};
 use std::sync::Arc;
 
 /// How one output binding is compared with the twin's.
@@ -86,6 +86,13 @@ impl Case {
     pub fn constant(mut self, name: &'static str, value: u32) -> Self {
         self.constants.push((name, value));
         self
+    }
+
+    /// The same in few registers.
+    pub fn in_few_registers(mut self) -> Self {
+        let (name, value) = FEW_REGISTERS;
+        self.name += &format!(" {name}={value}");
+        self.constant(name, value)
     }
 
     /// The next storage binding, which is only read.

@@ -4,6 +4,8 @@ use crate::case::Case;
 use crate::compare::compare;
 use plateau::exec::{DeviceError, Executor};
 use plateau::plan::{BufferId, Grid, Plan, WIDE_WORKGROUP};
+use plateau_shaders::FEW_REGISTERS;
+use plateau_shaders::linear::integer::Division;
 
 /// Words past the end of every buffer, which no kernel may touch.
 pub const SENTINEL: [u32; 8] = [0x5e47_14e1; 8];
@@ -95,7 +97,7 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     }
     let wide = case.constants.contains(&("WORKGROUP", WIDE_WORKGROUP));
     if wide && !device.features().wide_workgroups {
-        return Some("the adapter has no workgroups so wide".to_owned());
+        return Some("the adapter has no workgroups so wide, or no registers for them".to_owned());
     }
     let words = case
         .buffers
@@ -106,6 +108,19 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     (largest > limit).then(|| {
         format!("a buffer of {largest} bytes does not fit one binding of the adapter, {limit}")
     })
+}
+
+/// Whether the engine gives a pipeline such as that of `case` only to devices with more registers than `device`.
+pub fn is_for_more_registers(device: &Executor, case: &Case) -> bool {
+    let value = |name: &str| {
+        let constant = case.constants.iter().find(|(known, _)| *known == name);
+        constant.map(|(_, value)| *value)
+    };
+    let (name, few) = FEW_REGISTERS;
+    let has_fewer = case.kernel.has_override(name) && value(name) != Some(few);
+    let divided = value("ROWS").zip(value("STEPS_AHEAD"));
+    let is_tuned = divided.is_some_and(|(rows, ahead)| !Division::fits_few_registers(rows, ahead));
+    device.features().few_registers && (has_fewer || is_tuned)
 }
 
 /// Runs `case` on `device` and on the twin and compares every output.

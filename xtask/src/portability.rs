@@ -52,6 +52,9 @@ pub struct Row {
     pub why: String,
     #[serde(default)]
     pub figures: Option<Figures>,
+    /// Compiled, though the engine gives it only to adapters with more registers.
+    #[serde(default)]
+    pub for_more_registers: bool,
 }
 
 /// What one implementation made of the kernels.
@@ -321,19 +324,21 @@ fn rows(command: &mut Command, mut other: impl FnMut(&str, &mut Figures)) -> Res
         if value.get("adapter").is_some() {
             about = format!("{} ({})", word("adapter").trim(), word("driver"));
         } else if value.get("compiling").is_some() {
-            compiling = Some((word("compiling"), word("variant")));
+            let for_more_registers = value["for_more_registers"].as_bool().unwrap_or(false);
+            compiling = Some((word("compiling"), word("variant"), for_more_registers));
             figures = Figures::default();
         } else {
             let mut row: Row = serde_json::from_value(value)?;
-            if compiling.take().is_some() {
+            if let Some((_, _, for_more_registers)) = compiling.take() {
                 row.figures = Some(figures);
+                row.for_more_registers = for_more_registers;
             }
             rows.push(row);
         }
     }
     let status = child.wait()?;
     let errors = errors.join().unwrap_or_default();
-    if let (false, Some((kernel, variant))) = (status.success(), compiling) {
+    if let (false, Some((kernel, variant, _))) = (status.success(), compiling) {
         let why = format!("crashed ({status}) while it compiled {kernel} {variant}");
         return Err(Broke(why).into());
     }

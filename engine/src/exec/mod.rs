@@ -175,17 +175,24 @@ pub struct AdapterInfo {
 pub const SOFTWARE: &str = "software";
 /// The kind of an adapter with memory of its own.
 pub const DISCRETE: &str = "discrete";
+/// The kind of an adapter that shares the processor's memory.
+pub const INTEGRATED: &str = "integrated";
 
 impl AdapterInfo {
     /// What plans for it may use.
     pub fn plan_features(&self) -> Features {
+        let limit = |name: &str| self.limits.iter().find(|(known, _)| *known == name);
+        // No adapter says how many registers it has. Intel's discrete GPUs are the only ones with subgroups so small.
+        let small_subgroups = limit("subgroup-min").is_some_and(|(_, lanes)| *lanes < 32);
+        let few_registers = self.kind == INTEGRATED || self.kind != SOFTWARE && small_subgroups;
         Features {
             subgroups: self.features.contains(&("subgroups", true)),
             f16: self.features.contains(&("shader-f16", true)),
             fused: self.kind != SOFTWARE,
-            wide_workgroups: self.limits.iter().any(|&(name, limit)| {
-                name == "workgroup-invocations" && limit >= u64::from(WIDE_WORKGROUP)
-            }),
+            wide_workgroups: !few_registers
+                && limit("workgroup-invocations")
+                    .is_some_and(|(_, most)| *most >= u64::from(WIDE_WORKGROUP)),
+            few_registers,
             gemms: self.gemms.first().map_or_else(GemmUnit::default, |g| g.0),
             matrix_attention: false,
         }

@@ -3,8 +3,9 @@
 use super::{GEMV_ROWS, StaticInput};
 use crate::plan::{BufferId, Grid, Plan};
 use crate::tensor::KvType;
-use plateau_shaders::Kernel;
+use bytemuck::Pod;
 use plateau_shaders::attention::{self as kernels, KvFormat};
+use plateau_shaders::{FEW_REGISTERS, Kernel};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -161,14 +162,29 @@ pub(super) fn attention(
                 let kernel = &kernels::rope_attention_f16::KERNEL;
                 let mut bindings = rotated(input, rope, qkv, pools);
                 bindings.push(y);
-                plan.dispatch(label, kernel, params, grid, &bindings);
+                dispatch(plan, label, kernel, params, grid, &bindings);
             }
         }
         return;
     }
     let (kernel, mut bindings) = call(input, qkv, pools, by, false);
     bindings.push(y);
-    plan.dispatch(label, kernel, params, grid, &bindings);
+    dispatch(plan, label, kernel, params, grid, &bindings);
+}
+
+/// As [`Plan::dispatch`], in few registers where the device has no more and the kernel can.
+fn dispatch<P: Pod>(
+    plan: &mut Plan,
+    label: String,
+    kernel: &'static Kernel,
+    params: P,
+    grid: Grid,
+    bindings: &[BufferId],
+) {
+    let (name, _) = FEW_REGISTERS;
+    let few = plan.features.few_registers && kernel.has_override(name);
+    let dispatch = plan.dispatch(label, kernel, params, grid, bindings);
+    dispatch.constants.extend(few.then_some(FEW_REGISTERS));
 }
 
 /// The bindings that rope_attention_* begin with.
@@ -211,7 +227,7 @@ fn split(
         (&kernels::rope_attention_f16_split::KERNEL, grid)
     };
     let label = format!("{label}.split");
-    plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
+    dispatch(plan, label, kernel, params, Grid::Fixed(grid), &bindings);
     Some(partials)
 }
 
@@ -274,14 +290,14 @@ pub(super) fn attention_flat(
                 let kernel = &kernels::rope_attention_f16_flat::KERNEL;
                 let mut bindings = rotated(input, rope, qkv, pools);
                 bindings.extend([map, x_q]);
-                plan.dispatch(label, kernel, params, grid, &bindings);
+                dispatch(plan, label, kernel, params, grid, &bindings);
             }
         }
         return;
     }
     let (kernel, mut bindings) = call(input, qkv, pools, by, true);
     bindings.extend([map, x_q]);
-    plan.dispatch(label, kernel, params, grid, &bindings);
+    dispatch(plan, label, kernel, params, grid, &bindings);
 }
 
 /// Whether attention runs on matrices, which give other bits than the portable kernels: then it does in every step. Decode steps have

@@ -471,7 +471,12 @@ fn dispatch(
                 dispatch.constants = constants;
                 return;
             }
-            let mut division = Division::of(rows, params.in_words, weights(bits));
+            let mut division = Division::of(
+                rows,
+                params.in_words,
+                weights(bits),
+                plan.features.few_registers,
+            );
             // A software driver compiles longer than it gains.
             if rows == 1 && plan.features.fused {
                 division.in_words = params.in_words;

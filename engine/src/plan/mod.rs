@@ -139,8 +139,10 @@ pub struct Features {
     /// Dispatches of a decode step that do the work of several, some of it in every workgroup anew: a gain where dispatches cost more
     /// than arithmetic does.
     pub fused: bool,
-    /// Workgroups of [`WIDE_WORKGROUP`] invocations.
+    /// Workgroups of [`WIDE_WORKGROUP`] invocations, with registers for them.
     pub wide_workgroups: bool,
+    /// An invocation has 128 registers or fewer: compilers for Intel's, Qualcomm's and Apple's GPUs keep in memory what is more.
+    pub few_registers: bool,
     /// What the integer GEMMs of many rows run on.
     pub gemms: GemmUnit,
     /// Attention on cooperative matrices of f16, where they passed the self-test.

@@ -2,7 +2,7 @@
 
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(WORKGROUP)
 fn attention_prefill_i8(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
   run(workgroup.x, workgroup.y, invocation);
 }

@@ -12,6 +12,9 @@
 // pairwise halving does.
 // What follows is shared by the rope_attention_* kernels.
 
+// 1: values are loaded when it is their turn, in fewer registers.
+override FEW_REGISTERS: u32 = 0u;
+
 const TEAM: u32 = 64u;
 const TEAMS: u32 = 4u;
 const MOST_HEAD_DIM: u32 = 128u;
@@ -288,6 +291,8 @@ fn attend_page(of_team: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, ow
     key_1 = load_key(key_at, 4u, last_vec);
     key_2 = load_key(key_at, 8u, last_vec);
     key_3 = load_key(key_at, 12u, last_vec);
+  }
+  if (has_page && FEW_REGISTERS == 0u) {
     values_0 = load_values(v, 0u);
     values_1 = load_values(v, BATCH);
   }
@@ -312,7 +317,7 @@ fn attend_page(of_team: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, ow
   workgroupBarrier();
   var values_2 = Batch();
   var values_3 = Batch();
-  if (has_page) {
+  if (has_page && FEW_REGISTERS == 0u) {
     values_2 = load_values(v, 2u * BATCH);
     values_3 = load_values(v, 3u * BATCH);
   }
@@ -324,6 +329,9 @@ fn attend_page(of_team: u32, kv_head: u32, row_at: vec2<u32>, first_key: u32, ow
   var then = values_1;
   var last = values_2;
   for (var j = 0u; j <= end && has_page; j += BATCH) {
+    if (FEW_REGISTERS == 1u) {
+      next = load_values(v, j);
+    }
     if (j + BATCH > begin) {
       o = add_values(o, next, v, j);
     }

@@ -53,9 +53,11 @@ pub struct Division {
 
 impl Division {
     pub const MOST_ROWS: u32 = 8;
+    /// Where registers are few.
+    const MOST_ROWS_IN_FEW_REGISTERS: u32 = 4;
 
     /// For a product of so many rows of `in_words` words with weights that are stored so.
-    pub const fn of(rows: u32, in_words: u32, weights: Weights) -> Self {
+    pub const fn of(rows: u32, in_words: u32, weights: Weights, few_registers: bool) -> Self {
         /// Invocations of a subgroup, on the adapter that this was measured on.
         const SUBGROUP: u32 = 32;
         // vec4s of a row of weights.
@@ -63,7 +65,12 @@ impl Division {
             Weights::Int8 => in_words / 4,
             Weights::Int4 => in_words / 8,
         };
-        let workgroups = match rows.div_ceil(Self::MOST_ROWS) {
+        let most_rows = if few_registers {
+            Self::MOST_ROWS_IN_FEW_REGISTERS
+        } else {
+            Self::MOST_ROWS
+        };
+        let workgroups = match rows.div_ceil(most_rows) {
             0 => 1,
             some => some,
         };
@@ -78,10 +85,16 @@ impl Division {
             steps_ahead: match (weights, rows) {
                 _ if steps <= SUBGROUP => 1,
                 (Weights::Int4, 1) => 3,
+                (_, 2..) if few_registers => 1,
                 _ => 4,
             },
             in_words: 0,
         }
+    }
+
+    /// Whether a device with few registers is given so many rows and steps.
+    pub const fn fits_few_registers(rows: u32, steps_ahead: u32) -> bool {
+        rows == 1 || rows <= Self::MOST_ROWS_IN_FEW_REGISTERS && steps_ahead == 1
     }
 
     /// Outputs of a workgroup, with `group` invocations to a pair of them.

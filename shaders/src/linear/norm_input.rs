@@ -91,11 +91,10 @@ pub fn constants(in_features: u32, in_words: u32) -> [Constant; 2] {
 /// since tiles are few.
 pub fn gate_up_constants(weights: Weights, wide: bool) -> [Constant; 3] {
     let workgroup = if wide { WIDE_WORKGROUP } else { 256 };
-    let ahead = if wide { steps_ahead(weights) } else { 4 };
     [
         ("WORKGROUP", workgroup),
         ("GROUP", workgroup / TILE),
-        ("STEPS_AHEAD", ahead),
+        ("STEPS_AHEAD", steps_ahead(weights)),
     ]
 }
 

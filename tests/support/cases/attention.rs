@@ -14,10 +14,14 @@ use plateau_shaders::attention::{
     rope_attention_f16_split,
 };
 use plateau_shaders::quantize::flatten_quantize::{self, extra};
-use plateau_shaders::{Kernel, PAGE_SIZE, div_ceil, pack};
+use plateau_shaders::{FEW_REGISTERS, Kernel, PAGE_SIZE, div_ceil, pack};
 
 pub fn cases() -> Vec<Case> {
-    [rotations(), appends(), attention(), flat(), fused(), coop()].concat()
+    let mut cases = [rotations(), appends(), attention(), flat(), fused(), coop()].concat();
+    let can = |case: &&Case| case.kernel.has_override(FEW_REGISTERS.0);
+    let few: Vec<Case> = cases.iter().filter(can).cloned().collect();
+    cases.extend(few.into_iter().map(Case::in_few_registers));
+    cases
 }
 
 /// The kernels over pools of one type, and how such a pool is filled.
@@ -448,6 +452,10 @@ pub fn equal_pairs() -> Vec<(Case, Case)> {
             pairs.push((flat.prefill(pool, SHORT_TILE), flat.prefill(pool, TILE)));
         }
     }
+    // In few registers too.
+    let prefills: Vec<Case> = pairs.iter().map(|(_, prefill)| prefill.clone()).collect();
+    let few = |prefill: Case| (prefill.clone().in_few_registers(), prefill);
+    pairs.extend(prefills.into_iter().map(few));
     pairs
 }
 
@@ -1118,7 +1126,18 @@ pub struct Ways {
 
 /// Attention of rotated heads over pools that the dispatch itself appends to, for equality of bits on one device.
 pub fn ways() -> Vec<Ways> {
-    FUSED.iter().map(|problem| problem.ways(None)).collect()
+    let ways = FUSED.iter().map(|problem| problem.ways(None));
+    ways.flat_map(|ways| {
+        let [split, merge] = ways.split.clone();
+        let few = Ways {
+            name: format!("{} in few registers", ways.name),
+            whole: ways.whole.clone().map(Case::in_few_registers),
+            split: [split.in_few_registers(), merge],
+            apart: ways.apart.clone(),
+        };
+        [ways, few]
+    })
+    .collect()
 }
 
 /// The same on matrices of f16.

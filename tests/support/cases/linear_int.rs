@@ -276,6 +276,7 @@ fn by_subgroup(kernel: &'static Kernel, w_max: i32, linear: Linear, raw: bool) -
         (rows, 8, 4),
         (rows, 16, 4),
         (rows, 16, 1),
+        (rows.min(4), 16, 1),
     ];
     divisions.sort_unstable();
     divisions.dedup();
@@ -581,7 +582,7 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
         let in_words = padded(in_features) / 4;
         let division = |weights| Division {
             in_words,
-            ..Division::of(rows, in_words, weights)
+            ..Division::of(rows, in_words, weights, false)
         };
         let eights = division(Weights::Int8);
         cases.push(divided(
@@ -636,7 +637,7 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
             let in_words = padded(in_features) / 4;
             let division = |weights| Division {
                 in_words,
-                ..Division::of(rows, in_words, weights)
+                ..Division::of(rows, in_words, weights, false)
             };
             let (eights, fours) = (division(Weights::Int8), division(Weights::Int4));
             cases.extend([

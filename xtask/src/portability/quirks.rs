@@ -33,13 +33,6 @@ const QUIRKS: &[Quirk] = &[
         symptom: "no end after",
         instead: "the same main loop is equal there by 8, and by 16 on an H200",
     },
-    spills("anv-", "attention_prefill_"),
-    spills("anv-", "rope_attention_f16"),
-    spills("anv-skl", "gemv_i4_subgroup"),
-    spills("anv-skl", "gemv_i8_subgroup"),
-    spills("honeykrisp-m1", "attention_prefill_"),
-    spills("honeykrisp-m1", "rope_attention_f16"),
-    spills("honeykrisp-m1", "gemv_i4_subgroup"),
 ];
 
 /// FXC takes what all invocations load from one place of workgroup memory for different values, and wants no barrier in a loop that they
@@ -56,17 +49,6 @@ const fn fxc(kernel: &'static str, symptom: &'static str) -> Quirk {
 
 const BARRIER: &str = "thread sync operation found in varying flow control";
 
-/// Right, and slower than it need be.
-const fn spills(implementation: &'static str, kernel: &'static str) -> Quirk {
-    Quirk {
-        implementation,
-        version: "Mesa 26.1.6",
-        kernel,
-        symptom: "registers are spilled",
-        instead: "the kernel stays as it is: it was tuned on a GPU with more registers",
-    }
-}
-
 /// Compilers that run for every chip with an instruction for a dot product of four bytes.
 const HAVE_DOT: [&str; 11] = [
     "radv-vega20",
@@ -82,23 +64,6 @@ const HAVE_DOT: [&str; 11] = [
     "dxc-6.4",
 ];
 
-/// Those whose registers are enough for the kernels that matter.
-const NO_SPILLS: [&str; 13] = [
-    "radv-vega20",
-    "radv-navi10",
-    "radv-navi21",
-    "radv-navi31",
-    "radv-gfx1201",
-    "anv-skl",
-    "anv-tgl",
-    "anv-dg2",
-    "anv-bmg",
-    "nvk-turing",
-    "nvk-ampere",
-    "nvk-ada",
-    "honeykrisp-m1",
-];
-
 /// The kernels that take the time of a model.
 const HOT: [&str; 5] = ["gemm", "gemv", "attention", "gate_up", "norm_gemv"];
 
@@ -107,7 +72,7 @@ const LACKS: [&str; 6] = [
     "the adapter has no ",
     "is not listed",
     "bytes of workgroup memory, ",
-    "shader model 5.1 has no subgroups",
+    "shader model 5.1 ",
     "naga's matrices are no part of WGSL",
     "no such matrices",
 ];
@@ -165,7 +130,8 @@ fn wrong(one: &Implementation, row: &Row) -> Option<String> {
     }
     let figures = row.figures?;
     let is_hot = HOT.iter().any(|hot| row.kernel.contains(hot));
-    if is_hot && NO_SPILLS.contains(&one.name.as_str()) && figures.spills != Some(0) {
+    let is_chosen = one.kind == Kind::Compiled && !row.for_more_registers;
+    if is_hot && is_chosen && figures.spills != Some(0) {
         return Some(match figures.spills {
             Some(spills) => format!("{spills} registers are spilled"),
             None => "the compiler printed no statistics".to_owned(),

@@ -137,6 +137,7 @@ fn take(call: &Call<'_>, translator: &Translator) -> Result<Found> {
             variant: one.variant,
             case: one.target,
             outcome,
+            for_more_registers: false,
             figures: (outcome == Outcome::Accepted).then(|| Figures {
                 dot: answer == "ok dot",
                 ..Figures::default()

@@ -161,8 +161,9 @@ impl GpuExecutor {
                 subgroups: device.features().contains(wgpu::Features::SUBGROUP),
                 f16: device.features().contains(wgpu::Features::SHADER_F16),
                 fused: info.plan_features().fused,
-                wide_workgroups: device.limits().max_compute_invocations_per_workgroup
-                    >= WIDE_WORKGROUP,
+                wide_workgroups: !info.plan_features().few_registers
+                    && device.limits().max_compute_invocations_per_workgroup >= WIDE_WORKGROUP,
+                few_registers: info.plan_features().few_registers,
                 gemms: GemmUnit::default(),
                 matrix_attention: false,
             },
