@@ -2,8 +2,8 @@
 
 use super::{GpuExecutor, GpuOptions, choice, matrices};
 use crate::exec::{
-    AdapterInfo, AttentionChoice, DISCRETE, DeviceChoice, DeviceError, KernelChoice, KernelChoices,
-    SOFTWARE,
+    AdapterInfo, AttentionChoice, DISCRETE, DeviceChoice, DeviceError, INTEGRATED, KernelChoice,
+    KernelChoices, SOFTWARE,
 };
 use plateau_shaders::Matrices;
 use std::sync::OnceLock;
@@ -50,7 +50,7 @@ fn backend_name(backend: Backend) -> &'static str {
 fn kind_name(kind: DeviceType) -> &'static str {
     match kind {
         DeviceType::DiscreteGpu => DISCRETE,
-        DeviceType::IntegratedGpu => "integrated",
+        DeviceType::IntegratedGpu => INTEGRATED,
         DeviceType::VirtualGpu => "virtual",
         DeviceType::Cpu => SOFTWARE,
         DeviceType::Other => "other",
@@ -171,8 +171,18 @@ fn describe(index: usize, adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> 
         ],
         matrices: Vec::new(),
         gemms: Vec::new(),
-        unusable: unusable(&limits),
+        unusable: unusable(&limits).or_else(|| without_dxc(info.backend, features)),
     }
+}
+
+/// Why DirectX 12 cannot be used, if so. wgpu takes `dxcompiler.dll` from beside the program or from the path; without it there is
+/// shader model 5.1, which has no subgroups, and FXC, which refuses attention.
+fn without_dxc(backend: Backend, features: Features) -> Option<String> {
+    (backend == Backend::Dx12 && !features.contains(Features::SUBGROUP)).then(|| {
+        "DirectX 12 has shader model 5.1 here, the kernels need 6.0: put dxcompiler.dll, 1.8.2502 or later, beside the program \
+         (github.com/microsoft/DirectXShaderCompiler), or install a Vulkan driver"
+            .to_owned()
+    })
 }
 
 /// The first limit under what the kernels need, as a sentence.
@@ -357,10 +367,15 @@ fn choose(choice: &DeviceChoice, adapters: &[AdapterInfo]) -> Result<(usize, Str
 pub async fn open_all(options: GpuOptions) -> Vec<Result<GpuExecutor, DeviceError>> {
     let mut opened = Vec::new();
     for (adapter, info) in enumerate().await {
-        opened.push(match &info.unusable {
+        // Without dxcompiler.dll some of the portable kernels can be tested.
+        let unusable = match options.portable {
+            true => unusable(&adapter.limits()),
+            false => info.unusable.clone(),
+        };
+        opened.push(match unusable {
             Some(reason) => Err(DeviceError::Refused {
                 name: info.name.clone(),
-                reason: reason.clone(),
+                reason,
             }),
             None => open_adapter(adapter, info, options).await,
         });
@@ -467,6 +482,32 @@ mod tests {
             gemms: Vec::new(),
             unusable: None,
         }
+    }
+
+    #[test]
+    fn directx_without_dxc_is_refused_and_says_what_is_missing() {
+        let reason = without_dxc(Backend::Dx12, Features::empty()).expect("it has no subgroups");
+        assert!(reason.contains("dxcompiler.dll"), "{reason}");
+        assert_eq!(without_dxc(Backend::Dx12, Features::SUBGROUP), None);
+        assert_eq!(without_dxc(Backend::Vulkan, Features::empty()), None);
+    }
+
+    #[test]
+    fn registers_are_few_where_memory_is_shared_or_subgroups_are_small() {
+        let few = |kind, subgroup_min| {
+            let mut adapter = adapter(0, "GPU", kind);
+            adapter.limits = vec![
+                ("workgroup-invocations", 1024),
+                ("subgroup-min", subgroup_min),
+            ];
+            let features = adapter.plan_features();
+            assert_eq!(features.wide_workgroups, !features.few_registers);
+            features.few_registers
+        };
+        assert!(few(INTEGRATED, 32));
+        assert!(few(DISCRETE, 8));
+        assert!(!few(DISCRETE, 32));
+        assert!(!few(SOFTWARE, 8));
     }
 
     #[test]
