@@ -26,13 +26,6 @@ const QUIRKS: &[Quirk] = &[
     fxc("quantize_dynamic", "unable to unroll loop"),
     fxc("layer_norm_flat", "unable to unroll loop"),
     fxc("gemm_f", "no end after"),
-    Quirk {
-        implementation: "lavapipe-26-matrices",
-        version: "Mesa 26.1.6",
-        kernel: "gemm_",
-        symptom: "no end after",
-        instead: "the same main loop is equal there by 8, and by 16 on an H200",
-    },
 ];
 
 /// FXC takes what all invocations load from one place of workgroup memory for different values, and wants no barrier in a loop that they
