@@ -26,6 +26,7 @@ const QUIRKS: &[Quirk] = &[
     fxc("quantize_dynamic", "unable to unroll loop"),
     fxc("layer_norm_flat", "unable to unroll loop"),
     fxc("gemm_f", "no end after"),
+    fxc("gemv_f", "no end after"),
 ];
 
 /// FXC takes what all invocations load from one place of workgroup memory for different values, and wants no barrier in a loop that they

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -114,13 +115,20 @@ fn take(call: &Call<'_>, translator: &Translator) -> Result<Found> {
         translator.targets.contains(&one.target.as_str())
             && (!translator.one_variant || seen.insert(one.kernel.clone()))
     });
-    let (about, mut command) = (translator.command)(call)?;
-    let mut asked = String::new();
+    // Each has a part of the files.
+    let processes = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let (mut about, mut commands) = (String::new(), Vec::new());
+    for _ in 0..processes {
+        let (version, command) = (translator.command)(call)?;
+        about = version;
+        commands.push(command);
+    }
+    let mut asked = Vec::new();
     for one in translated.iter().filter(|one| !one.file.is_empty()) {
         let file = text(&folder.join(&one.file))?;
-        asked.push_str(&format!("{file} {} {}\n", one.entry, one.target));
+        asked.push(format!("{file} {} {}\n", one.entry, one.target));
     }
-    let mut answers = ask(&mut command, asked)?.into_iter();
+    let mut answers = ask_all(commands, &asked)?.into_iter();
     let mut rows = Vec::new();
     for one in translated {
         let answer = if one.file.is_empty() {
@@ -149,6 +157,30 @@ fn take(call: &Call<'_>, translator: &Translator) -> Result<Found> {
         });
     }
     Ok((about, rows))
+}
+
+/// What programs answer that each get a part of the lines, an answer for each line.
+fn ask_all(commands: Vec<Command>, asked: &[String]) -> Result<Vec<String>> {
+    let processes = commands.len();
+    let parts: Result<Vec<Vec<String>>> = std::thread::scope(|scope| {
+        let started: Vec<_> = commands
+            .into_iter()
+            .enumerate()
+            .map(|(first, mut command)| {
+                let lines = asked.iter().skip(first).step_by(processes);
+                let lines = lines.map(String::as_str).collect();
+                scope.spawn(move || ask(&mut command, lines))
+            })
+            .collect();
+        let ended = started.into_iter().map(|thread| {
+            let panicked = std::panic::resume_unwind;
+            thread.join().unwrap_or_else(|panic| panicked(panic))
+        });
+        ended.collect()
+    });
+    let mut parts: Vec<_> = parts?.into_iter().map(Vec::into_iter).collect();
+    let answers = (0..asked.len()).filter_map(|line| parts[line % processes].next());
+    Ok(answers.collect())
 }
 
 /// What a program answers, a line for each line of `asked`.
