@@ -405,6 +405,7 @@ async fn open_adapter(
         .then(|| matrices::lacks(&adapter, Matrices::F16));
     let mut executor = open_device(adapter, info, options.portable).await?;
     executor.features.fused |= options.always_fuse;
+    executor.features.few_registers |= options.few_registers;
     if let Some(reported) = attention {
         let tested = match reported {
             Ok(()) => matrices::attention_test(&mut executor).await,

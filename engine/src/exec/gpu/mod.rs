@@ -36,6 +36,8 @@ pub struct GpuOptions {
     pub always_fuse: bool,
     /// The trial of integer GEMMs on a software driver too, where it takes long and says little. For tests.
     pub always_try: bool,
+    /// As for an adapter with few registers. For tests.
+    pub few_registers: bool,
     pub matrices: MatrixProof,
 }
 
@@ -46,6 +48,7 @@ impl GpuOptions {
         attention: AttentionChoice::Portable,
         always_fuse: false,
         always_try: false,
+        few_registers: false,
         matrices: MatrixProof::Whole,
     };
 }
