@@ -20,11 +20,12 @@ struct Quirk {
 
 const QUIRKS: &[Quirk] = &[
     fxc("attention_", BARRIER),
+    fxc("attention_", UNROLLED),
     fxc("rope_attention_", BARRIER),
-    fxc("sample", "thread sync operation"),
-    fxc("gram_", "unable to unroll loop"),
-    fxc("quantize_dynamic", "unable to unroll loop"),
-    fxc("layer_norm_flat", "unable to unroll loop"),
+    fxc("rope_attention_", UNROLLED),
+    fxc("sample", BARRIER),
+    fxc("gram_", UNROLLED),
+    fxc("layer_norm_flat", UNROLLED),
     fxc("gemm_f", "no end after"),
     fxc("gemv_f", "no end after"),
 ];
@@ -41,7 +42,8 @@ const fn fxc(kernel: &'static str, symptom: &'static str) -> Quirk {
     }
 }
 
-const BARRIER: &str = "thread sync operation found in varying flow control";
+const BARRIER: &str = "thread sync operation";
+const UNROLLED: &str = "unable to unroll loop";
 
 /// Compilers that run for every chip with an instruction for a dot product of four bytes.
 const HAVE_DOT: [&str; 11] = [

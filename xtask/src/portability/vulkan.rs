@@ -159,7 +159,7 @@ fn execute(call: &Call<'_>, in_tree: bool, manifest: &Path) -> Result<Found> {
 }
 
 /// Seconds of computing for a kernel on matrices: LLVM takes a minute for a variant.
-const MATRICES_LIMIT: u32 = 1800;
+const MATRICES_LIMIT: u32 = 600;
 
 /// The kernels on matrices, whose size llvmpipe computes but does not list: a kernel at a time.
 fn matrices(call: &Call<'_>) -> Result<Found> {
