@@ -309,7 +309,10 @@ fn kernels_for_better_adapters_change_no_bit() {
                 logits.push(found);
             }
             assert!(logits[0] == logits[1], "the logits differ");
-            assert!(logits[0] == logits[2], "with GEMMs in f32 and few registers the logits differ");
+            assert!(
+                logits[0] == logits[2],
+                "with GEMMs in f32 and few registers the logits differ"
+            );
         }
     });
 }
