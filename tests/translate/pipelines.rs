@@ -36,7 +36,9 @@ pub fn validated(kernel: &Kernel) -> Result<(Module, ModuleInfo), String> {
     if kernel.subgroups {
         let mut capabilities = CORE | Capabilities::SUBGROUP;
         if kernel.matrices().is_some() {
-            capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+            capabilities |= Capabilities::COOPERATIVE_MATRIX
+                | Capabilities::SHADER_FLOAT16
+                | Capabilities::SUBGROUP_BARRIER;
         }
         validator = Validator::new(ValidationFlags::all(), capabilities);
         validator

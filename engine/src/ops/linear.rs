@@ -4,7 +4,7 @@ use super::producer::flatten_quantize;
 use super::{GEMV_ROWS, Producer};
 use crate::plan::{BufferId, GemmUnit, Grid, Plan};
 use crate::tensor::Bits;
-use plateau_shaders::linear::integer::{Division, Weights, few_row_frags, few_rows_grid};
+use plateau_shaders::linear::integer::{Division, FewRows, Weights};
 use plateau_shaders::{Constant, Kernel, Matrices, linear as kernels, padded, quantize};
 use std::sync::Arc;
 
@@ -464,9 +464,9 @@ fn dispatch(
                     Bits::Int8 => &kernels::gemm_i8_coop16_int8_few::KERNEL,
                     Bits::Int4 => &kernels::gemm_i4_coop16_int8_few::KERNEL,
                 };
-                let row_frags = few_row_frags(rows);
-                let grid = Grid::Fixed(few_rows_grid(&params, row_frags));
-                constants.push(("ROW_FRAGS", row_frags));
+                let division = FewRows::of(rows, params.out_features, weights(bits));
+                let grid = Grid::Fixed(division.grid(&params));
+                constants.extend(division.constants());
                 let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
                 dispatch.constants = constants;
                 return;

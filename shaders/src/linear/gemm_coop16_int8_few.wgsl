@@ -1,8 +1,10 @@
 // The main loop of the integer GEMMs of few rows on INT8 cooperative matrices: 16 or 32 rows by 32 outputs a workgroup.
 // The matrices are the stand-ins of gemm_coop16_int8.wgsl.
 //
-// Weights are read from memory once, so what counts is how many of them are on their way: those of four steps of 512 features, and x of
-// two. The features of a step are divided among the subgroups, whose sums are added at the end.
+// Weights are read from memory once. The features are divided among the subgroups, of 32 invocations each, whose sums are added at the end.
+// A subgroup stages what it multiplies for itself alone: x first, then weights of sixteen outputs in the same place, and again of
+// sixteen. It waits for no other subgroup, and tiles so small leave room for many workgroups, which is what hides the time that
+// loads take: the driver moves loads that are meant for later down to where they are used.
 
 alias FragX = coop_mat16x16<f32, A>;
 alias FragW = coop_mat16x16<f32, B>;
@@ -10,252 +12,223 @@ alias FragSum = coop_mat16x16<f32, C>;
 
 // 1: 16 rows a workgroup; 2: 32.
 override ROW_FRAGS: u32 = 2u;
+// Subgroups of a workgroup.
+override SUBGROUPS: u32 = 4u;
+// Parts that a subgroup loads at once, 1 or 2.
+override LOADED_PARTS: u32 = 1u;
 
-const WORKGROUP: u32 = 256u;
+override WORKGROUP: u32 = 32u * SUBGROUPS;
 const FRAG: u32 = 16u;
 const OUTS: u32 = 2u * FRAG;
-// Parts of a step, and vec4s of sixteen features in each.
-const PARTS: u32 = 8u;
-const VECS_OF_PART: u32 = 4u;
-// vec4s in a row of a tile: one more, against bank conflicts. Of a piece of 32 features the first half stands in the first half of the
-// row, so that invocations side by side store side by side.
-const STEP_VECS: u32 = PARTS * VECS_OF_PART;
-const STEP_PIECES: u32 = STEP_VECS / 2u;
-const STRIDE: u32 = STEP_VECS + 1u;
-// Rows of x, and outputs, that the workgroup loads at once.
-const LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
-const LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
-// vec4s of a matrix of sums, and of all sums of a part.
+// A part of 64 features: vec4s of sixteen, and pieces of 32 as weights are loaded.
+const PART_VECS: u32 = 4u;
+const PART_PIECES: u32 = 2u;
+// vec4s in a row of a tile: one more, against bank conflicts. Of a piece the first half stands in the first half of the row.
+const STRIDE: u32 = PART_VECS + 1u;
+// vec4s of a matrix of sums, and of the tile of a subgroup.
 const SUM_VECS: u32 = FRAG * FRAG / 4u;
-override PART_VECS: u32 = 2u * ROW_FRAGS * SUM_VECS;
+override TILE_VECS: u32 = ROW_FRAGS * FRAG * STRIDE;
 
-// 32 rows of x, then the outputs; in the end the sums of each part.
-const W_TILE: u32 = 2u * FRAG * STRIDE;
-var<workgroup> tile: array<vec4<f32>, W_TILE + OUTS * STRIDE>;
+// The tiles; in the end the sums of each subgroup for sixteen outputs.
+override ALL_VECS: u32 = SUBGROUPS * TILE_VECS;
+var<workgroup> tiles: array<vec4<f32>, ALL_VECS>;
 
-// The first row and output of a workgroup, and an invocation of it.
+// The first row and output of a workgroup, an invocation of a subgroup, and the subgroup's tile.
 struct Place {
   first_row: u32,
   first_out: u32,
-  invocation: u32,
+  lane: u32,
+  tile: u32,
 }
 
-// What an invocation loads of x for a step.
-struct XStep {
+// What an invocation loads of x for a part.
+struct XPart {
   v_0: vec4<u32>,
   v_1: vec4<u32>,
   v_2: vec4<u32>,
   v_3: vec4<u32>,
 }
 
-// What it loads of the weights.
-struct WStep {
+// What it loads of the weights: of the first sixteen outputs and of the others.
+struct WPart {
   s_0: StoredWeights,
   s_1: StoredWeights,
 }
 
-fn load_x_step(place: Place, step: u32) -> XStep {
-  let to = place.invocation % STEP_VECS;
-  let vec = step * STEP_VECS + 2u * (to % STEP_PIECES) + to / STEP_PIECES;
-  let row = place.first_row + place.invocation / STEP_VECS;
-  var x = XStep();
-  x.v_0 = load_x(row, vec);
-  x.v_1 = load_x(row + LOAD_ROWS, vec);
+// Which of eight rows of x, and which of sixteen outputs, the invocation loads: those of eight invocations side by side are stored
+// to different banks.
+fn row_of(lane: u32) -> u32 {
+  return lane / 8u + lane / 4u % 2u * 4u;
+}
+
+fn out_of(lane: u32) -> u32 {
+  return lane / 16u * 8u + lane / 2u % 4u * 2u + lane / 8u % 2u;
+}
+
+fn load_x_part(place: Place, part: u32) -> XPart {
+  let to = place.lane % PART_VECS;
+  let vec = part * PART_VECS + 2u * (to % PART_PIECES) + to / PART_PIECES;
+  let row = place.first_row + row_of(place.lane);
+  var x = XPart();
+  x.v_0 = load_any_x(row, vec);
+  x.v_1 = load_any_x(row + 8u, vec);
   if (ROW_FRAGS > 1u) {
-    x.v_2 = load_x(row + 2u * LOAD_ROWS, vec);
-    x.v_3 = load_x(row + 3u * LOAD_ROWS, vec);
+    x.v_2 = load_any_x(row + 16u, vec);
+    x.v_3 = load_any_x(row + 24u, vec);
   }
   return x;
 }
 
-fn load_w_step(place: Place, step: u32) -> WStep {
-  let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
-  let out = place.first_out + place.invocation / STEP_PIECES;
-  return WStep(load_w(out, piece), load_w(out + LOAD_OUTS, piece));
+fn load_w_part(place: Place, part: u32) -> WPart {
+  let piece = part * PART_PIECES + place.lane % PART_PIECES;
+  let out = place.first_out + out_of(place.lane);
+  return WPart(load_w(out, piece), load_w(out + FRAG, piece));
 }
 
-fn put_x(place: Place, x: XStep) {
-  let to = place.invocation / STEP_VECS * STRIDE + place.invocation % STEP_VECS;
-  tile[to] = bitcast<vec4<f32>>(x.v_0);
-  tile[to + LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_1);
+fn put_x(place: Place, x: XPart) {
+  let to = place.tile + row_of(place.lane) * STRIDE + place.lane % PART_VECS;
+  tiles[to] = bitcast<vec4<f32>>(x.v_0);
+  tiles[to + 8u * STRIDE] = bitcast<vec4<f32>>(x.v_1);
   if (ROW_FRAGS > 1u) {
-    tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_2);
-    tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(x.v_3);
+    tiles[to + 16u * STRIDE] = bitcast<vec4<f32>>(x.v_2);
+    tiles[to + 24u * STRIDE] = bitcast<vec4<f32>>(x.v_3);
   }
 }
 
-fn put_w(place: Place, step: u32, w: WStep) {
-  let to = W_TILE + place.invocation / STEP_PIECES * STRIDE + place.invocation % STEP_PIECES;
-  let piece = step * STEP_PIECES + place.invocation % STEP_PIECES;
-  let a = weights_of(w.s_0, piece);
-  tile[to] = bitcast<vec4<f32>>(a.first);
-  tile[to + STEP_PIECES] = bitcast<vec4<f32>>(a.second);
-  let b = weights_of(w.s_1, piece);
-  tile[to + LOAD_OUTS * STRIDE] = bitcast<vec4<f32>>(b.first);
-  tile[to + LOAD_OUTS * STRIDE + STEP_PIECES] = bitcast<vec4<f32>>(b.second);
+// Weights past the end of a row are zeros, so x may be anything there.
+fn put_w(place: Place, part: u32, stored: StoredWeights) {
+  let to = place.tile + out_of(place.lane) * STRIDE + place.lane % PART_PIECES;
+  let w = weights_or_zeros(stored, part * PART_PIECES + place.lane % PART_PIECES);
+  tiles[to] = bitcast<vec4<f32>>(w.first);
+  tiles[to + PART_PIECES] = bitcast<vec4<f32>>(w.second);
 }
 
 // Rows and outputs of a workgroup, the first of which are given. Every invocation of the workgroup calls it.
-fn run(first_row: u32, first_out: u32, invocation: u32, num_subgroups: u32, subgroup: u32) {
-  let steps = (params.in_words / 8u + STEP_PIECES - 1u) / STEP_PIECES;
-  let place = Place(first_row, first_out, invocation);
+fn run(first_row: u32, first_out: u32, invocation: u32, subgroup: u32) {
+  let parts = (params.in_words / 8u + PART_PIECES - 1u) / PART_PIECES;
+  let step_parts = SUBGROUPS * LOADED_PARTS;
+  let steps = (parts + step_parts - 1u) / step_parts;
+  let tile = subgroup * TILE_VECS;
+  let place = Place(first_row, first_out, invocation % 32u, tile);
   var sum00 = FragSum();
   var sum01 = FragSum();
   var sum10 = FragSum();
   var sum11 = FragSum();
-  var x_0 = load_x_step(place, 0u);
-  var x_1 = load_x_step(place, 1u);
-  var w_0 = load_w_step(place, 0u);
-  var w_1 = load_w_step(place, 1u);
-  var w_2 = load_w_step(place, 2u);
-  var w_3 = load_w_step(place, 3u);
-  // Four times the same, written out, with a step's loads in variables of their own.
-  // Of more subgroups than parts some add nothing, of fewer each adds several parts.
-  for (var step = 0u; step < steps; step += 4u) {
-    workgroupBarrier();   // the tile of the last step was read
-    put_x(place, x_0);
-    put_w(place, step, w_0);
-    workgroupBarrier();
-    x_0 = load_x_step(place, step + 2u);
-    w_0 = load_w_step(place, step + 4u);
-    for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part * VECS_OF_PART;
-      let w_at = W_TILE + x_at;
-      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
-      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
-      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
-      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
-      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
-      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
-      sum00 = coopMultiplyAdd(x0, w0, sum00);
-      sum01 = coopMultiplyAdd(x0, w1, sum01);
-      sum00 = coopMultiplyAdd(x2, w2, sum00);
-      sum01 = coopMultiplyAdd(x2, w3, sum01);
+  var x_0 = load_x_part(place, subgroup);
+  var w_0 = load_w_part(place, subgroup);
+  var x_1 = XPart();
+  var w_1 = WPart();
+  if (LOADED_PARTS > 1u) {
+    x_1 = load_x_part(place, subgroup + SUBGROUPS);
+    w_1 = load_w_part(place, subgroup + SUBGROUPS);
+  }
+  // Every subgroup has as many steps; parts past the end add nothing.
+  for (var step = 0u; step < steps; step += 1u) {
+    let part = subgroup + step * step_parts;
+    {
+      subgroupBarrier();   // the tile of the last part was read
+      put_x(place, x_0);
+      subgroupBarrier();
+      let x00 = coopLoadT<FragX>(&tiles[tile], STRIDE);
+      let x01 = coopLoadT<FragX>(&tiles[tile + 2u], STRIDE);
+      var x10 = FragX();
+      var x11 = FragX();
       if (ROW_FRAGS > 1u) {
-        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
-        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
-        sum10 = coopMultiplyAdd(x1, w0, sum10);
-        sum11 = coopMultiplyAdd(x1, w1, sum11);
-        sum10 = coopMultiplyAdd(x3, w2, sum10);
-        sum11 = coopMultiplyAdd(x3, w3, sum11);
+        x10 = coopLoadT<FragX>(&tiles[tile + FRAG * STRIDE], STRIDE);
+        x11 = coopLoadT<FragX>(&tiles[tile + FRAG * STRIDE + 2u], STRIDE);
+      }
+      subgroupBarrier();
+      put_w(place, part, w_0.s_0);
+      subgroupBarrier();
+      let w00 = coopLoad<FragW>(&tiles[tile], STRIDE);
+      let w01 = coopLoad<FragW>(&tiles[tile + 2u], STRIDE);
+      sum00 = coopMultiplyAdd(x00, w00, sum00);
+      sum00 = coopMultiplyAdd(x01, w01, sum00);
+      if (ROW_FRAGS > 1u) {
+        sum10 = coopMultiplyAdd(x10, w00, sum10);
+        sum10 = coopMultiplyAdd(x11, w01, sum10);
+      }
+      subgroupBarrier();
+      put_w(place, part, w_0.s_1);
+      subgroupBarrier();
+      x_0 = load_x_part(place, part + step_parts);
+      w_0 = load_w_part(place, part + step_parts);
+      let w10 = coopLoad<FragW>(&tiles[tile], STRIDE);
+      let w11 = coopLoad<FragW>(&tiles[tile + 2u], STRIDE);
+      sum01 = coopMultiplyAdd(x00, w10, sum01);
+      sum01 = coopMultiplyAdd(x01, w11, sum01);
+      if (ROW_FRAGS > 1u) {
+        sum11 = coopMultiplyAdd(x10, w10, sum11);
+        sum11 = coopMultiplyAdd(x11, w11, sum11);
       }
     }
-    if (step + 1u >= steps) {
-      break;
-    }
-    workgroupBarrier();   // the tile of the last step was read
-    put_x(place, x_1);
-    put_w(place, step + 1u, w_1);
-    workgroupBarrier();
-    x_1 = load_x_step(place, step + 3u);
-    w_1 = load_w_step(place, step + 5u);
-    for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part * VECS_OF_PART;
-      let w_at = W_TILE + x_at;
-      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
-      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
-      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
-      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
-      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
-      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
-      sum00 = coopMultiplyAdd(x0, w0, sum00);
-      sum01 = coopMultiplyAdd(x0, w1, sum01);
-      sum00 = coopMultiplyAdd(x2, w2, sum00);
-      sum01 = coopMultiplyAdd(x2, w3, sum01);
+    // The same of the second part, written out: drivers keep in memory what an index chooses.
+    if (LOADED_PARTS > 1u) {
+      subgroupBarrier();
+      put_x(place, x_1);
+      subgroupBarrier();
+      let x00 = coopLoadT<FragX>(&tiles[tile], STRIDE);
+      let x01 = coopLoadT<FragX>(&tiles[tile + 2u], STRIDE);
+      var x10 = FragX();
+      var x11 = FragX();
       if (ROW_FRAGS > 1u) {
-        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
-        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
-        sum10 = coopMultiplyAdd(x1, w0, sum10);
-        sum11 = coopMultiplyAdd(x1, w1, sum11);
-        sum10 = coopMultiplyAdd(x3, w2, sum10);
-        sum11 = coopMultiplyAdd(x3, w3, sum11);
+        x10 = coopLoadT<FragX>(&tiles[tile + FRAG * STRIDE], STRIDE);
+        x11 = coopLoadT<FragX>(&tiles[tile + FRAG * STRIDE + 2u], STRIDE);
       }
-    }
-    if (step + 2u >= steps) {
-      break;
-    }
-    workgroupBarrier();   // the tile of the last step was read
-    put_x(place, x_0);
-    put_w(place, step + 2u, w_2);
-    workgroupBarrier();
-    x_0 = load_x_step(place, step + 4u);
-    w_2 = load_w_step(place, step + 6u);
-    for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part * VECS_OF_PART;
-      let w_at = W_TILE + x_at;
-      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
-      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
-      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
-      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
-      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
-      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
-      sum00 = coopMultiplyAdd(x0, w0, sum00);
-      sum01 = coopMultiplyAdd(x0, w1, sum01);
-      sum00 = coopMultiplyAdd(x2, w2, sum00);
-      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      subgroupBarrier();
+      put_w(place, part + SUBGROUPS, w_1.s_0);
+      subgroupBarrier();
+      let w00 = coopLoad<FragW>(&tiles[tile], STRIDE);
+      let w01 = coopLoad<FragW>(&tiles[tile + 2u], STRIDE);
+      sum00 = coopMultiplyAdd(x00, w00, sum00);
+      sum00 = coopMultiplyAdd(x01, w01, sum00);
       if (ROW_FRAGS > 1u) {
-        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
-        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
-        sum10 = coopMultiplyAdd(x1, w0, sum10);
-        sum11 = coopMultiplyAdd(x1, w1, sum11);
-        sum10 = coopMultiplyAdd(x3, w2, sum10);
-        sum11 = coopMultiplyAdd(x3, w3, sum11);
+        sum10 = coopMultiplyAdd(x10, w00, sum10);
+        sum10 = coopMultiplyAdd(x11, w01, sum10);
       }
-    }
-    if (step + 3u >= steps) {
-      break;
-    }
-    workgroupBarrier();   // the tile of the last step was read
-    put_x(place, x_1);
-    put_w(place, step + 3u, w_3);
-    workgroupBarrier();
-    x_1 = load_x_step(place, step + 5u);
-    w_3 = load_w_step(place, step + 7u);
-    for (var part = subgroup; part < PARTS; part += num_subgroups) {
-      let x_at = part * VECS_OF_PART;
-      let w_at = W_TILE + x_at;
-      let x0 = coopLoadT<FragX>(&tile[x_at], STRIDE);
-      let w0 = coopLoad<FragW>(&tile[w_at], STRIDE);
-      let w1 = coopLoad<FragW>(&tile[w_at + FRAG * STRIDE], STRIDE);
-      let x2 = coopLoadT<FragX>(&tile[x_at + 2u], STRIDE);
-      let w2 = coopLoad<FragW>(&tile[w_at + 2u], STRIDE);
-      let w3 = coopLoad<FragW>(&tile[w_at + 2u + FRAG * STRIDE], STRIDE);
-      sum00 = coopMultiplyAdd(x0, w0, sum00);
-      sum01 = coopMultiplyAdd(x0, w1, sum01);
-      sum00 = coopMultiplyAdd(x2, w2, sum00);
-      sum01 = coopMultiplyAdd(x2, w3, sum01);
+      subgroupBarrier();
+      put_w(place, part + SUBGROUPS, w_1.s_1);
+      subgroupBarrier();
+      x_1 = load_x_part(place, part + SUBGROUPS + step_parts);
+      w_1 = load_w_part(place, part + SUBGROUPS + step_parts);
+      let w10 = coopLoad<FragW>(&tiles[tile], STRIDE);
+      let w11 = coopLoad<FragW>(&tiles[tile + 2u], STRIDE);
+      sum01 = coopMultiplyAdd(x00, w10, sum01);
+      sum01 = coopMultiplyAdd(x01, w11, sum01);
       if (ROW_FRAGS > 1u) {
-        let x1 = coopLoadT<FragX>(&tile[x_at + FRAG * STRIDE], STRIDE);
-        let x3 = coopLoadT<FragX>(&tile[x_at + 2u + FRAG * STRIDE], STRIDE);
-        sum10 = coopMultiplyAdd(x1, w0, sum10);
-        sum11 = coopMultiplyAdd(x1, w1, sum11);
-        sum10 = coopMultiplyAdd(x3, w2, sum10);
-        sum11 = coopMultiplyAdd(x3, w3, sum11);
+        sum11 = coopMultiplyAdd(x10, w10, sum11);
+        sum11 = coopMultiplyAdd(x11, w11, sum11);
       }
     }
   }
+  let sums = subgroup * ROW_FRAGS * SUM_VECS;
   workgroupBarrier();
-  for (var part = subgroup; part < PARTS; part += PARTS) {
-    let to = part * PART_VECS;
-    coopStoreT(sum00, &tile[to], FRAG / 4u);
-    coopStoreT(sum01, &tile[to + SUM_VECS], FRAG / 4u);
-    if (ROW_FRAGS > 1u) {
-      coopStoreT(sum10, &tile[to + 2u * SUM_VECS], FRAG / 4u);
-      coopStoreT(sum11, &tile[to + 3u * SUM_VECS], FRAG / 4u);
-    }
+  coopStoreT(sum00, &tiles[sums], FRAG / 4u);
+  if (ROW_FRAGS > 1u) {
+    coopStoreT(sum10, &tiles[sums + SUM_VECS], FRAG / 4u);
   }
   workgroupBarrier();
-  // Four outputs of a row a time.
-  for (var i = invocation; i < PART_VECS; i += WORKGROUP) {
-    let frag = i / SUM_VECS;
-    let row = first_row + frag / 2u * FRAG + i % SUM_VECS / 4u;
-    let out = first_out + frag % 2u * FRAG + i % 4u * 4u;
-    var sum = vec4<i32>();
-    for (var part = 0u; part < min(PARTS, num_subgroups); part += 1u) {
-      sum += bitcast<vec4<i32>>(tile[part * PART_VECS + i]);
+  store_sixteen(first_row, first_out, invocation);
+  workgroupBarrier();
+  coopStoreT(sum01, &tiles[sums], FRAG / 4u);
+  if (ROW_FRAGS > 1u) {
+    coopStoreT(sum11, &tiles[sums + SUM_VECS], FRAG / 4u);
+  }
+  workgroupBarrier();
+  store_sixteen(first_row, first_out + FRAG, invocation);
+}
+
+// Adds what the subgroups left of sixteen outputs, and stores it.
+fn store_sixteen(first_row: u32, first_out: u32, invocation: u32) {
+  for (var i = invocation; i < ROW_FRAGS * FRAG * FRAG; i += WORKGROUP) {
+    let row = first_row + i / FRAG;
+    let out = first_out + i % FRAG;
+    var sum = 0;
+    for (var subgroup = 0u; subgroup < SUBGROUPS; subgroup += 1u) {
+      sum += bitcast<i32>(tiles[subgroup * ROW_FRAGS * SUM_VECS + i / 4u][i % 4u]);
     }
-    for (var n = 0u; n < 4u && row < params.rows && out + n < params.out_features; n += 1u) {
-      store_accumulator(row, out + n, sum[n]);
+    if (row < params.rows && out < params.out_features) {
+      store_accumulator(row, out, sum);
     }
   }
 }

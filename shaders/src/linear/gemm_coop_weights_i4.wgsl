@@ -49,10 +49,22 @@ fn vec_of(words: vec2<u32>, m: u32) -> vec4<u32> {
   return vec4<u32>(bytes_of(words.x, m), bytes_of(words.x >> 4u, m), bytes_of(words.y, m), bytes_of(words.y >> 4u, m));
 }
 
-fn weights_of(stored: StoredWeights, piece: u32) -> Weights {
-  var m = 1u;
-  if (GROUP_SIZE != 0u) {
-    m = ((stored.multipliers >> (piece / group_pieces() % 8u * 4u)) & 0xfu) + 1u;
+fn multiplier_of(stored: StoredWeights, piece: u32) -> u32 {
+  if (GROUP_SIZE == 0u) {
+    return 1u;
   }
+  return ((stored.multipliers >> (piece / group_pieces() % 8u * 4u)) & 0xfu) + 1u;
+}
+
+fn weights_by(stored: StoredWeights, m: u32) -> Weights {
   return Weights(vec_of(stored.words.xy, m), vec_of(stored.words.zw, m));
+}
+
+fn weights_of(stored: StoredWeights, piece: u32) -> Weights {
+  return weights_by(stored, multiplier_of(stored, piece));
+}
+
+// The same with zeros past the end of a row: zero times what was loaded.
+fn weights_or_zeros(stored: StoredWeights, piece: u32) -> Weights {
+  return weights_by(stored, select(0u, multiplier_of(stored, piece), piece < params.in_words / 8u));
 }

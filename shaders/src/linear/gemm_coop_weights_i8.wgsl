@@ -25,3 +25,9 @@ fn max_part_features() -> u32 {
 fn weights_of(stored: StoredWeights, piece: u32) -> Weights {
   return stored;
 }
+
+// The same with zeros past the end of a row.
+fn weights_or_zeros(stored: StoredWeights, piece: u32) -> Weights {
+  let is_inside = piece < params.in_words / 8u;
+  return Weights(select(vec4<u32>(), stored.first, is_inside), select(vec4<u32>(), stored.second, is_inside));
+}

@@ -8,8 +8,7 @@ enable wgpu_cooperative_matrix;
 fn gemm_i4_coop16_int8_few(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(local_invocation_index) invocation: u32,
-  @builtin(num_subgroups) num_subgroups: u32,
   @builtin(subgroup_id) subgroup: u32,
 ) {
-  run(workgroup.x * FRAG * ROW_FRAGS, workgroup.y * OUTS, invocation, num_subgroups, subgroup);
+  run(workgroup.x * FRAG * ROW_FRAGS, workgroup.y * OUTS, invocation, subgroup);
 }

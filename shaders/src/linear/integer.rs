@@ -125,9 +125,6 @@ impl Division {
     }
 }
 
-/// Invocations of a workgroup of the GEMMs on cooperative matrices.
-pub const COOP_WORKGROUP: u32 = 256;
-
 /// Workgroups in x, y, z of the GEMMs on cooperative matrices: gemm_coop.wgsl.
 pub fn coop_grid(params: &Params) -> [u32; 3] {
     const TILE: u32 = 128;
@@ -148,19 +145,57 @@ pub fn coop8_grid(params: &Params) -> [u32; 3] {
     ]
 }
 
-/// Sixteens of rows of a workgroup of the GEMMs of few rows on cooperative matrices, 1 or 2: their override `ROW_FRAGS`.
-pub const fn few_row_frags(rows: u32) -> u32 {
-    if rows > 16 { 2 } else { 1 }
+/// How the GEMMs of few rows on cooperative matrices divide their work: the values of the overrides of gemm_coop16_int8_few.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FewRows {
+    /// Sixteens of rows of a workgroup, 1 or 2.
+    pub row_frags: u32,
+    /// Subgroups of a workgroup.
+    pub subgroups: u32,
+    /// Parts of 64 features that a subgroup loads at once, 1 or 2.
+    pub loaded_parts: u32,
 }
 
-/// Workgroups in x, y, z of the GEMMs of few rows on cooperative matrices: gemm_coop16_int8_few.wgsl.
-pub fn few_rows_grid(params: &Params, row_frags: u32) -> [u32; 3] {
+impl FewRows {
+    /// Invocations of a subgroup: the kernels ask for this size.
+    pub const SUBGROUP: u32 = 32;
+    /// Subgroups of the largest workgroup.
+    pub const MOST_SUBGROUPS: u32 = 16;
     const OUTPUTS: u32 = 32;
-    [
-        div_ceil(params.rows, 16 * row_frags),
-        div_ceil(params.out_features, OUTPUTS),
-        1,
-    ]
+
+    /// For a product of so many rows with so many outputs. What is best on an H200, of 132 multiprocessors: workgroups of few
+    /// subgroups, where there are so many workgroups that each multiprocessor has several.
+    pub const fn of(rows: u32, out_features: u32, weights: Weights) -> Self {
+        const MANY_WORKGROUPS: u32 = 257;
+        let row_frags = if rows > 16 { 2 } else { 1 };
+        let workgroups = div_ceil(rows, 16 * row_frags) * div_ceil(out_features, Self::OUTPUTS);
+        let is_many = workgroups >= MANY_WORKGROUPS;
+        Self {
+            row_frags,
+            subgroups: if is_many { 4 } else { Self::MOST_SUBGROUPS },
+            loaded_parts: match weights {
+                Weights::Int4 if is_many => row_frags,
+                _ => 1,
+            },
+        }
+    }
+
+    pub const fn constants(self) -> [Constant; 3] {
+        [
+            ("ROW_FRAGS", self.row_frags),
+            ("SUBGROUPS", self.subgroups),
+            ("LOADED_PARTS", self.loaded_parts),
+        ]
+    }
+
+    /// Workgroups in x, y, z.
+    pub fn grid(self, params: &Params) -> [u32; 3] {
+        [
+            div_ceil(params.rows, 16 * self.row_frags),
+            div_ceil(params.out_features, Self::OUTPUTS),
+            1,
+        ]
+    }
 }
 
 /// How the weights are stored.

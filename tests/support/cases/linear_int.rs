@@ -5,9 +5,7 @@ use crate::case::{Case, Check, FlatRow};
 use crate::rng::Rng;
 use crate::tolerance::FLOAT_INT_EPILOGUE;
 use plateau_shaders::attention::map_with_runs;
-use plateau_shaders::linear::integer::{
-    Division, Params, Weights, coop_grid, few_row_frags, few_rows_grid,
-};
+use plateau_shaders::linear::integer::{Division, FewRows, Params, Weights, coop_grid};
 use plateau_shaders::linear::{
     gemm_i4, gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few,
     gemm_i4_f32, gemm_i8, gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8,
@@ -225,7 +223,7 @@ pub fn cases() -> Vec<Case> {
             let kernel = &gemm_i8_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i8_coop16_int8::grid, 127, linear, raw));
             let kernel = &gemm_i8_coop16_int8_few::KERNEL;
-            cases.extend([1, 2].map(|frags| few_rows(kernel, 127, linear, raw, frags)));
+            cases.extend(DIVISIONS_OF_FEW.map(|few| few_rows(kernel, 127, linear, raw, few)));
         }
     }
     let grouped_and_many = many_features().map(|linear| Linear {
@@ -250,7 +248,7 @@ pub fn cases() -> Vec<Case> {
             let kernel = &gemm_i4_coop16_int8::KERNEL;
             cases.push(case(kernel, gemm_i4_coop16_int8::grid, 7, linear, raw));
             let kernel = &gemm_i4_coop16_int8_few::KERNEL;
-            cases.extend([1, 2].map(|frags| few_rows(kernel, 7, linear, raw, frags)));
+            cases.extend(DIVISIONS_OF_FEW.map(|few| few_rows(kernel, 7, linear, raw, few)));
         }
     }
     for linear in [linears(), grouped()].concat() {
@@ -313,17 +311,31 @@ fn divided(
     case
 }
 
+/// Every value that `FewRows::of` gives an override, and what it does not give together.
+const DIVISIONS_OF_FEW: [FewRows; 4] = [few(1, 4, 1), few(2, 4, 2), few(2, 16, 1), few(1, 16, 2)];
+
+const fn few(row_frags: u32, subgroups: u32, loaded_parts: u32) -> FewRows {
+    FewRows {
+        row_frags,
+        subgroups,
+        loaded_parts,
+    }
+}
+
 fn few_rows(
     kernel: &'static Kernel,
     w_max: i32,
     linear: Linear,
     raw: bool,
-    row_frags: u32,
+    division: FewRows,
 ) -> Case {
     let mut case = case(kernel, |_| [0; 3], w_max, linear, raw);
-    case.grid = few_rows_grid(&bytemuck::pod_read_unaligned(&case.params), row_frags);
-    case.name += &format!(" ROW_FRAGS={row_frags}");
-    case.constant("ROW_FRAGS", row_frags)
+    case.grid = division.grid(&bytemuck::pod_read_unaligned(&case.params));
+    for (name, value) in division.constants() {
+        case.name += &format!(" {name}={value}");
+        case = case.constant(name, value);
+    }
+    case
 }
 
 /// A map in which one channel in five has two to five parts, each tile's in whole words.
@@ -644,13 +656,14 @@ pub fn plain(rows: u32, in_features: u32, out_features: u32) -> Vec<Case> {
                 divided(&gemv_i8_subgroup::KERNEL, 127, linear, false, eights),
                 divided(&gemv_i4_subgroup::KERNEL, 7, grouped, false, fours),
             ]);
-            let frags = few_row_frags(rows);
             let (i8, i4) = (
                 &gemm_i8_coop16_int8_few::KERNEL,
                 &gemm_i4_coop16_int8_few::KERNEL,
             );
-            cases.push(few_rows(i8, 127, linear, false, frags));
-            cases.push(few_rows(i4, 7, grouped, false, frags));
+            let of = |weights| FewRows::of(rows, out_features, weights);
+            let (eights, fours) = (of(Weights::Int8), of(Weights::Int4));
+            cases.push(few_rows(i8, 127, linear, false, eights));
+            cases.push(few_rows(i4, 7, grouped, false, fours));
         }
         cases
     }

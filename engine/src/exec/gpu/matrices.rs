@@ -8,7 +8,7 @@ use super::GpuExecutor;
 use crate::exec::DeviceError;
 use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use plateau_shaders::attention::{attention_prefill_coop16, paged_attention};
-use plateau_shaders::linear::integer::{self, Params};
+use plateau_shaders::linear::integer::{self, FewRows, Params};
 use plateau_shaders::linear::{
     gemm_i4_coop8, gemm_i4_coop16, gemm_i4_coop16_int8, gemm_i4_coop16_int8_few, gemm_i8,
     gemm_i8_coop8, gemm_i8_coop16, gemm_i8_coop16_int8, gemm_i8_coop16_int8_few,
@@ -68,6 +68,17 @@ pub(super) fn lacks(adapter: &wgpu::Adapter, matrices: Matrices) -> Result<(), S
     if found < needed {
         return Err(format!(
             "the adapter has {found} bytes of workgroup memory, {needed} are needed"
+        ));
+    }
+    // The kernels of few rows divide loads among so many invocations.
+    let info = adapter.get_info();
+    let sizes = [info.subgroup_min_size, info.subgroup_max_size];
+    if matrices == Matrices::Int8 && sizes != [FewRows::SUBGROUP; 2] {
+        return Err(format!(
+            "the adapter has subgroups of {} to {}, {} are needed",
+            sizes[0],
+            sizes[1],
+            FewRows::SUBGROUP
         ));
     }
     let lists_f16 = |side: u32| {
@@ -143,9 +154,17 @@ pub(super) async fn self_test(
             &gemm_i8_coop16_int8_few::KERNEL,
             &gemm_i4_coop16_int8_few::KERNEL,
         );
-        for (row_frags, (shape, large)) in [1, 2].into_iter().zip(shapes) {
-            tests.push(Test::new(&mut plan, i8, Some(row_frags), shape, large));
-            tests.push(Test::new(&mut plan, i4, Some(row_frags), shape, large));
+        // What many outputs take, then what few do.
+        let divisions = [(1, 4, 1), (2, 4, 2), (2, FewRows::MOST_SUBGROUPS, 1)];
+        for (n, (row_frags, subgroups, loaded_parts)) in divisions.into_iter().enumerate() {
+            let few = FewRows {
+                row_frags,
+                subgroups,
+                loaded_parts,
+            };
+            let (shape, large) = shapes[n % shapes.len()];
+            tests.push(Test::new(&mut plan, i8, Some(few), shape, large));
+            tests.push(Test::new(&mut plan, i4, Some(few), shape, large));
         }
     }
     let result = run(executor, plan, &tests).await;
@@ -329,11 +348,11 @@ pub(super) struct Test {
 }
 
 impl Test {
-    /// `row_frags`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
+    /// `few`, of a kernel for few rows; `[rows, in_features, out_features]`; `large`: of values near the largest.
     pub(super) fn new(
         plan: &mut Plan,
         kernel: &'static Kernel,
-        row_frags: Option<u32>,
+        few: Option<FewRows>,
         [rows, in_features, out_features]: [u32; 3],
         large: bool,
     ) -> Self {
@@ -374,15 +393,15 @@ impl Test {
             let w = words(out_features * in_features / 8);
             (w, words(out_features * groups.div_ceil(8)))
         };
-        let grid = match row_frags {
+        let grid = match few {
             None => match kernel.matrices() {
                 None => gemm_i8::grid(&params),
                 Some(Matrices::F16By8) => integer::coop8_grid(&params),
                 Some(Matrices::F16 | Matrices::Int8) => integer::coop_grid(&params),
             },
-            Some(row_frags) => {
-                constants.push(("ROW_FRAGS", row_frags));
-                integer::few_rows_grid(&params, row_frags)
+            Some(few) => {
+                constants.extend(few.constants());
+                few.grid(&params)
             }
         };
         let words = [

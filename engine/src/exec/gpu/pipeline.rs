@@ -2,7 +2,6 @@
 
 use super::spirv;
 use crate::plan::{Dispatch, Plan};
-use plateau_shaders::linear::integer;
 use plateau_shaders::{Access, Constant, Kernel, Matrices};
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -122,14 +121,15 @@ fn compile(
     // within buffers that `plan` and `model` size: the tests run each of them, in odd sizes, next to sentinels and against
     // twins whose indices are checked. What a user types (ids, positions, lengths) is checked by `session` before.
     let (module, constants) = if kernel.matrices() == Some(Matrices::Int8) {
+        let words = spirv::module(kernel, constants)?;
         let desc = wgpu::ShaderModuleDescriptorPassthrough {
             label: Some(kernel.name),
             entry_points: vec![wgpu::PassthroughShaderEntryPoint {
                 name: kernel.name.into(),
-                workgroup_size: (integer::COOP_WORKGROUP, 1, 1),
+                workgroup_size: spirv::workgroup_size(&words)?,
             }]
             .into(),
-            spirv: Some(spirv::module(kernel, constants)?.into()),
+            spirv: Some(words.into()),
             ..Default::default()
         };
         (

@@ -2,7 +2,8 @@
 //!
 //! A kernel that needs them is written in WGSL with *stand-ins*: `coop_mat16x16<f32, A>`, `<f32, B>` and `<f32, C>`, loaded from and
 //! stored to words of f32. naga translates it, and [`int8_matrices`] gives the matrices their true types: A of 16 by 32 and B of
-//! 32 by 16 signed bytes, C of 16 by 16 i32. Everything else of the module stays what naga made of the text.
+//! 32 by 16 signed bytes, C of 16 by 16 i32. A barrier of a subgroup orders its workgroup memory too, which naga's does not, and a loop
+//! with one stays a loop: the driver that unrolled it had no room for so many loads. Everything else of the module stays what naga made of the text.
 
 use plateau_shaders::{Constant, Kernel};
 
@@ -11,10 +12,14 @@ const HEADER_WORDS: usize = 5;
 const BOUND: usize = 3;
 
 // Operations, from the unified specification and SPV_KHR_cooperative_matrix.
+const OP_EXECUTION_MODE: u32 = 16;
 const OP_CAPABILITY: u32 = 17;
 const OP_TYPE_INT: u32 = 21;
 const OP_TYPE_FLOAT: u32 = 22;
 const OP_CONSTANT: u32 = 43;
+const OP_CONTROL_BARRIER: u32 = 224;
+const OP_LOOP_MERGE: u32 = 246;
+const OP_LABEL: u32 = 248;
 const OP_TYPE_COOPERATIVE_MATRIX: u32 = 4456;
 const OP_COOPERATIVE_MATRIX_MUL_ADD: u32 = 4459;
 
@@ -25,6 +30,10 @@ const ALL_SIGNED: u32 = 0xf;
 const USE_A: u32 = 0;
 const USE_B: u32 = 1;
 const USE_ACCUMULATOR: u32 = 2;
+const MODE_LOCAL_SIZE: u32 = 17;
+const DONT_UNROLL: u32 = 2;
+const SCOPE_WORKGROUP: u32 = 2;
+const SCOPE_SUBGROUP: u32 = 3;
 /// Features that one multiply-add of bytes takes.
 const K: u32 = 32;
 
@@ -32,6 +41,17 @@ const K: u32 = 32;
 pub fn module(kernel: &Kernel, constants: &[Constant]) -> Result<Vec<u32>, String> {
     let words = translate(kernel, constants)?;
     int8_matrices(&words).map_err(|reason| format!("{}: {reason}", kernel.name))
+}
+
+/// Invocations of a workgroup of a module in x, y and z.
+pub(super) fn workgroup_size(words: &[u32]) -> Result<(u32, u32, u32), String> {
+    instructions(words)?
+        .iter()
+        .find_map(|&(operation, words)| match (operation, words) {
+            (OP_EXECUTION_MODE, &[_, _, MODE_LOCAL_SIZE, x, y, z]) => Some((x, y, z)),
+            _ => None,
+        })
+        .ok_or_else(|| "a module without the size of its workgroups".to_owned())
 }
 
 /// What naga makes of the text, without the checks that wgpu would ask for: see `pipeline::compile`.
@@ -44,7 +64,8 @@ fn translate(kernel: &Kernel, constants: &[Constant]) -> Result<Vec<u32>, String
     let text = kernel.wgsl();
     let module =
         naga::front::wgsl::parse_str(&text).map_err(|error| error.emit_to_string(&text))?;
-    let capabilities = Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX;
+    let capabilities =
+        Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER | Capabilities::COOPERATIVE_MATRIX;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator
         .subgroup_stages(ShaderStages::COMPUTE)
@@ -136,6 +157,19 @@ fn int8_matrices(words: &[u32]) -> Result<Vec<u32>, String> {
     let (u32_type, i32_type) = int(0)
         .zip(int(1))
         .ok_or("integers of 32 bits are not declared")?;
+    let is_barrier = |(operation, words): &(u32, &[u32]), scope: u32| {
+        *operation == OP_CONTROL_BARRIER && value(words[1]) == Some(scope)
+    };
+    let order_of_workgroup_memory = instructions
+        .iter()
+        .find(|found| is_barrier(found, SCOPE_WORKGROUP))
+        .map(|(_, words)| words[3]);
+    // Whether the loop that merges in block `merge`, of which `rest` is what follows, has a barrier of a subgroup.
+    let is_staged = |merge: u32, rest: &[(u32, &[u32])]| {
+        rest.iter()
+            .take_while(|(operation, words)| *operation != OP_LABEL || words[1] != merge)
+            .any(|found| is_barrier(found, SCOPE_SUBGROUP))
+    };
     let mut next_id = words[BOUND];
     let mut new_id = || {
         next_id += 1;
@@ -146,7 +180,7 @@ fn int8_matrices(words: &[u32]) -> Result<Vec<u32>, String> {
     let mut out = words[..HEADER_WORDS].to_vec();
     let mut types_declared = false;
     let mut matrices = 0;
-    for (operation, words) in &instructions {
+    for (n, (operation, words)) in instructions.iter().enumerate() {
         match *operation {
             OP_CAPABILITY if out.len() == HEADER_WORDS => {
                 out.extend(instruction(OP_CAPABILITY, &[CAPABILITY_INT8]));
@@ -177,6 +211,14 @@ fn int8_matrices(words: &[u32]) -> Result<Vec<u32>, String> {
                 matrices += 1;
                 let operands = [id, component, scope, rows, columns, usage];
                 out.extend(instruction(*operation, &operands));
+            }
+            OP_LOOP_MERGE if is_staged(words[1], &instructions[n..]) => {
+                out.extend(instruction(*operation, &[words[1], words[2], DONT_UNROLL]));
+            }
+            OP_CONTROL_BARRIER if value(words[1]) == Some(SCOPE_SUBGROUP) => {
+                let semantics = order_of_workgroup_memory
+                    .ok_or("a barrier of subgroups alone, and none of workgroups")?;
+                out.extend(instruction(*operation, &[words[1], words[2], semantics]));
             }
             OP_COOPERATIVE_MATRIX_MUL_ADD => {
                 let operands = [&words[1..], &[ALL_SIGNED]].concat();
@@ -230,6 +272,27 @@ mod tests {
             let added = 2 + 4 + 4 + multiply_adds;
             assert_eq!(after.len(), before.len() + added, "{}", kernel.name);
         }
+    }
+
+    #[test]
+    fn subgroups_that_stage_for_themselves_order_their_memory_and_loop() {
+        let words = module(&gemm_i4_coop16_int8_few::KERNEL, &[("SUBGROUPS", 16)]);
+        let words = words.expect("a kernel");
+        assert_eq!(workgroup_size(&words), Ok((512, 1, 1)));
+        let found = instructions(&words).expect("a module");
+        let barriers: Vec<_> = found
+            .iter()
+            .filter(|(operation, _)| *operation == OP_CONTROL_BARRIER)
+            .collect();
+        assert!(barriers.iter().all(|(_, of)| of[3] == barriers[0].1[3]));
+        let scopes: std::collections::BTreeSet<u32> =
+            barriers.iter().map(|(_, of)| of[1]).collect();
+        assert_eq!(scopes.len(), 2, "of subgroups and of workgroups");
+        // The loop over the steps, and not those that add sums.
+        let kept = found
+            .iter()
+            .filter(|(operation, of)| *operation == OP_LOOP_MERGE && of[3] == DONT_UNROLL);
+        assert_eq!(kept.count(), 1);
     }
 
     #[test]
