@@ -16,9 +16,23 @@ const FRAG_VECS: u32 = 2u;
 const LOAD_ROWS: u32 = WORKGROUP / STEP_VECS;
 const STEP_PIECES: u32 = STEP_VECS / 2u;
 const LOAD_OUTS: u32 = WORKGROUP / STEP_PIECES;
+// STEPS_AHEAD, of the kernel: steps that are on their way. Two, or one whose x becomes zeros past the end of a row only when it is stored:
+// a driver that does so early waits for it early.
+const IS_LATE: bool = STEPS_AHEAD == 1u;
 
 var<workgroup> x_tile: array<vec4<f32>, TILE * STRIDE>;
 var<workgroup> w_tile: array<vec4<f32>, TILE * STRIDE>;
+
+fn load_x_ahead(row: u32, vec: u32) -> vec4<u32> {
+  if (IS_LATE) {
+    return load_any_x(row, vec);
+  }
+  return load_x(row, vec);
+}
+
+fn stage_vec(to: u32, x: vec4<u32>, vec: u32) {
+  x_tile[to] = bitcast<vec4<f32>>(select(x, vec4<u32>(), IS_LATE && vec >= params.in_words / 4u));
+}
 
 fn stage_piece(to: u32, weights: Weights) {
   w_tile[to] = bitcast<vec4<f32>>(weights.first);
@@ -59,37 +73,45 @@ fn run(first_row: u32, first_out: u32, place: Place) {
     var acc11 = FragSum();
     var acc21 = FragSum();
     var acc31 = FragSum();
-    var next_x0 = load_x(row + 0u * LOAD_ROWS, load_vec);
-    var next_x1 = load_x(row + 1u * LOAD_ROWS, load_vec);
-    var next_x2 = load_x(row + 2u * LOAD_ROWS, load_vec);
-    var next_x3 = load_x(row + 3u * LOAD_ROWS, load_vec);
+    var next_x0 = load_x_ahead(row + 0u * LOAD_ROWS, load_vec);
+    var next_x1 = load_x_ahead(row + 1u * LOAD_ROWS, load_vec);
+    var next_x2 = load_x_ahead(row + 2u * LOAD_ROWS, load_vec);
+    var next_x3 = load_x_ahead(row + 3u * LOAD_ROWS, load_vec);
     var next_w0 = load_w(out, load_piece);
     var next_w1 = load_w(out + LOAD_OUTS, load_piece);
-    var ahead_x0 = load_x(row + 0u * LOAD_ROWS, load_vec + STEP_VECS);
-    var ahead_x1 = load_x(row + 1u * LOAD_ROWS, load_vec + STEP_VECS);
-    var ahead_x2 = load_x(row + 2u * LOAD_ROWS, load_vec + STEP_VECS);
-    var ahead_x3 = load_x(row + 3u * LOAD_ROWS, load_vec + STEP_VECS);
-    var ahead_w0 = load_w(out, load_piece + STEP_PIECES);
-    var ahead_w1 = load_w(out + LOAD_OUTS, load_piece + STEP_PIECES);
-    // Twice the same, written out: two steps are on their way.
-    for (var step = 0u; step < steps; step += 2u) {
+    var ahead_x0 = vec4<u32>();
+    var ahead_x1 = vec4<u32>();
+    var ahead_x2 = vec4<u32>();
+    var ahead_x3 = vec4<u32>();
+    var ahead_w0 = StoredWeights();
+    var ahead_w1 = StoredWeights();
+    if (STEPS_AHEAD > 1u) {
+      ahead_x0 = load_x_ahead(row + 0u * LOAD_ROWS, load_vec + STEP_VECS);
+      ahead_x1 = load_x_ahead(row + 1u * LOAD_ROWS, load_vec + STEP_VECS);
+      ahead_x2 = load_x_ahead(row + 2u * LOAD_ROWS, load_vec + STEP_VECS);
+      ahead_x3 = load_x_ahead(row + 3u * LOAD_ROWS, load_vec + STEP_VECS);
+      ahead_w0 = load_w(out, load_piece + STEP_PIECES);
+      ahead_w1 = load_w(out + LOAD_OUTS, load_piece + STEP_PIECES);
+    }
+    // Twice the same, written out, where two steps are on their way.
+    for (var step = 0u; step < steps; step += STEPS_AHEAD) {
       {
         let vec = step * STEP_VECS + load_vec;
         let piece = step * STEP_PIECES + load_piece;
         workgroupBarrier();   // the tiles of the last step were read
-        x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x0);
-        x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x1);
-        x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x2);
-        x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(next_x3);
+        stage_vec(to + 0u * LOAD_ROWS * STRIDE, next_x0, vec);
+        stage_vec(to + 1u * LOAD_ROWS * STRIDE, next_x1, vec);
+        stage_vec(to + 2u * LOAD_ROWS * STRIDE, next_x2, vec);
+        stage_vec(to + 3u * LOAD_ROWS * STRIDE, next_x3, vec);
         stage_piece(w_to, weights_of(next_w0, piece));
         stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(next_w1, piece));
         workgroupBarrier();
-        next_x0 = load_x(row + 0u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        next_x1 = load_x(row + 1u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        next_x2 = load_x(row + 2u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        next_x3 = load_x(row + 3u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        next_w0 = load_w(out, piece + 2u * STEP_PIECES);
-        next_w1 = load_w(out + LOAD_OUTS, piece + 2u * STEP_PIECES);
+        next_x0 = load_x_ahead(row + 0u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        next_x1 = load_x_ahead(row + 1u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        next_x2 = load_x_ahead(row + 2u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        next_x3 = load_x_ahead(row + 3u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        next_w0 = load_w(out, piece + STEPS_AHEAD * STEP_PIECES);
+        next_w1 = load_w(out + LOAD_OUTS, piece + STEPS_AHEAD * STEP_PIECES);
         for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
           let x_at = block_x + k;
           let w_at = block_w + k;
@@ -109,26 +131,26 @@ fn run(first_row: u32, first_out: u32, place: Place) {
           acc31 = coopMultiplyAdd(x3, w1, acc31);
         }
       }
-      if (step + 1u >= steps) {
-        break;
-      }
-      {
+      if (STEPS_AHEAD > 1u) {
+        if (step + 1u >= steps) {
+          break;
+        }
         let vec = (step + 1u) * STEP_VECS + load_vec;
         let piece = (step + 1u) * STEP_PIECES + load_piece;
         workgroupBarrier();   // the tiles of the last step were read
-        x_tile[to + 0u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x0);
-        x_tile[to + 1u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x1);
-        x_tile[to + 2u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x2);
-        x_tile[to + 3u * LOAD_ROWS * STRIDE] = bitcast<vec4<f32>>(ahead_x3);
+        stage_vec(to + 0u * LOAD_ROWS * STRIDE, ahead_x0, vec);
+        stage_vec(to + 1u * LOAD_ROWS * STRIDE, ahead_x1, vec);
+        stage_vec(to + 2u * LOAD_ROWS * STRIDE, ahead_x2, vec);
+        stage_vec(to + 3u * LOAD_ROWS * STRIDE, ahead_x3, vec);
         stage_piece(w_to, weights_of(ahead_w0, piece));
         stage_piece(w_to + LOAD_OUTS * STRIDE, weights_of(ahead_w1, piece));
         workgroupBarrier();
-        ahead_x0 = load_x(row + 0u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        ahead_x1 = load_x(row + 1u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        ahead_x2 = load_x(row + 2u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        ahead_x3 = load_x(row + 3u * LOAD_ROWS, vec + 2u * STEP_VECS);
-        ahead_w0 = load_w(out, piece + 2u * STEP_PIECES);
-        ahead_w1 = load_w(out + LOAD_OUTS, piece + 2u * STEP_PIECES);
+        ahead_x0 = load_x_ahead(row + 0u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        ahead_x1 = load_x_ahead(row + 1u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        ahead_x2 = load_x_ahead(row + 2u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        ahead_x3 = load_x_ahead(row + 3u * LOAD_ROWS, vec + STEPS_AHEAD * STEP_VECS);
+        ahead_w0 = load_w(out, piece + STEPS_AHEAD * STEP_PIECES);
+        ahead_w1 = load_w(out + LOAD_OUTS, piece + STEPS_AHEAD * STEP_PIECES);
         for (var k = 0u; k < STEP_VECS; k += FRAG_VECS) {
           let x_at = block_x + k;
           let w_at = block_w + k;
