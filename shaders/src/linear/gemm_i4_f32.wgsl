@@ -15,5 +15,5 @@
 
 @compute @workgroup_size(WORKGROUP)
 fn gemm_i4_f32(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-  gemm_tile(group.y * TILE, group.x * TILE, lid);
+  gemm_tile_f32(group.y * TILE, group.x * TILE, lid);
 }

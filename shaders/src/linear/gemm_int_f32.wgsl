@@ -31,7 +31,7 @@ fn add_dots(a: vec4<f32>, w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<
 }
 
 // Stages a step of both tiles: half of the workgroup that of x, half that of w, sixteen features of a row or an output each.
-fn stage(first_row: u32, first_out: u32, first_vec: u32, row_vecs: u32, lid: u32) {
+fn stage_floats(first_row: u32, first_out: u32, first_vec: u32, row_vecs: u32, lid: u32) {
   let row = lid % TILE;
   let step_vec = lid / TILE % STEP_VECS;
   let vec = first_vec + step_vec;
@@ -69,7 +69,7 @@ fn store_outputs(row: u32, out: u32, acc: vec4<i32>) {
 }
 
 // The tile whose first row and output are given. Every invocation of the workgroup calls it.
-fn gemm_tile(first_row: u32, first_out: u32, lid: u32) {
+fn gemm_tile_f32(first_row: u32, first_out: u32, lid: u32) {
   let row_vecs = params.in_words / 4u;
   let own_row = lid / LANES;
   let own_out = lid % LANES;
@@ -84,7 +84,7 @@ fn gemm_tile(first_row: u32, first_out: u32, lid: u32) {
     var part3 = vec4<f32>();
     for (var vec = first; vec < min(first + PART_VECS, row_vecs); vec += STEP_VECS) {
       workgroupBarrier();   // the tiles of the last step were read
-      stage(first_row, first_out, vec, row_vecs, lid);
+      stage_floats(first_row, first_out, vec, row_vecs, lid);
       workgroupBarrier();
       for (var k = 0u; k < STEP_QUADS * TILE; k += TILE) {
         let w0 = w_tile[k + own_out];
