@@ -49,6 +49,7 @@ fn vec_of(words: vec2<u32>, m: u32) -> vec4<u32> {
   return vec4<u32>(bytes_of(words.x, m), bytes_of(words.x >> 4u, m), bytes_of(words.y, m), bytes_of(words.y >> 4u, m));
 }
 
+// The multiplier of piece `piece` of a row.
 fn multiplier_of(stored: StoredWeights, piece: u32) -> u32 {
   if (GROUP_SIZE == 0u) {
     return 1u;

@@ -25,7 +25,7 @@ pub(super) const FEATURES: Features = Features::SHADER_F16
 const RAW: Constant = ("RAW_ACCUMULATORS", 1);
 
 /// Bytes of workgroup memory of the kernels on matrices, the most of them.
-const WORKGROUP_BYTES: u32 = 46_080;
+const WORKGROUP_BYTES: u32 = 49_152;
 /// Of those on matrices of 8 by 8.
 const WORKGROUP_BYTES_BY_8: u32 = 11_264;
 
