@@ -48,6 +48,7 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::rope_attention_f16::KERNEL,
     &attention::rope_attention_f16_flat::KERNEL,
     &attention::rope_attention_f16_split::KERNEL,
+    &attention::rope_attention_f16_split4::KERNEL,
     &attention::attention_merge::KERNEL,
     &attention::attention_merge_flat::KERNEL,
     &attention::attention_prefill_f32::KERNEL,

@@ -316,6 +316,7 @@ FUNCTION void rope_attention_split(const Call& call, bool rounds_queries) {
 }
 
 KERNEL(rope_attention_f16_split) { rope_attention_split(call, false); }
+KERNEL(rope_attention_f16_split4) { rope_attention_split(call, false); }
 KERNEL(rope_attention_coop16_split) { rope_attention_split(call, true); }
 
 // Feature `d` of a head, of what its pages gave.

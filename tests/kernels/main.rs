@@ -282,7 +282,9 @@ fn an_opened_device_runs_the_gemms_that_were_fastest_in_its_trial() {
 #[test]
 fn fused_and_split_attention_changes_no_bit() {
     pollster::block_on(async {
-        for mut device in device::portable_devices().await {
+        let mut devices = device::portable_devices().await;
+        devices.extend(device::devices(GpuOptions::default()).await);
+        for mut device in devices {
             check_ways(&mut device, cases::attention::ways()).await;
         }
     });
@@ -309,15 +311,24 @@ async fn check_ways(device: &mut Executor, ways: Vec<cases::attention::Ways>) {
         let y = outputs(device, &attention).await.remove(0);
         let expected = [pools, vec![y]].concat();
         let what = format!("on {}: {}", device.name(), way.name);
-        if let Some(whole) = &way.whole {
-            let whole = outputs(device, whole).await;
-            assert!(whole == expected, "{what}: whole, the bits differ");
+        for whole in &way.wholes {
+            if run::not_supported(device, whole).is_none() {
+                let found = outputs(device, whole).await;
+                assert!(
+                    found == expected,
+                    "{what}: whole, {:?}, the bits differ",
+                    whole.constants
+                );
+            }
         }
-        let [split, mut merge] = way.split;
-        let mut split = outputs(device, &split).await;
-        merge.buffers[1] = split.remove(2);
-        split.extend(outputs(device, &merge).await);
-        assert!(split == expected, "{what}: split, the bits differ");
+        let mut merge = way.merge;
+        for split in &way.splits {
+            let kernel = split.kernel.name;
+            let mut split = outputs(device, split).await;
+            merge.buffers[1] = split.remove(2);
+            split.extend(outputs(device, &merge).await);
+            assert!(split == expected, "{what}: {kernel}, the bits differ");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::compare::compare;
 use plateau::exec::{DeviceError, Executor};
 use plateau::plan::{BufferId, Grid, Plan, WIDE_WORKGROUP};
 use plateau_shaders::FEW_REGISTERS;
+use plateau_shaders::attention::rope_attention::WIDE_TEAMS;
 use plateau_shaders::linear::integer::Division;
 
 /// Words past the end of every buffer, which no kernel may touch.
@@ -95,7 +96,8 @@ pub fn not_supported(device: &Executor, case: &Case) -> Option<String> {
     if case.kernel.subgroups && !device.features().subgroups {
         return Some("the adapter has no subgroups".to_owned());
     }
-    let wide = case.constants.contains(&("WORKGROUP", WIDE_WORKGROUP));
+    let wide = case.constants.contains(&("WORKGROUP", WIDE_WORKGROUP))
+        || case.constants.contains(&WIDE_TEAMS);
     if wide && !device.features().wide_workgroups {
         return Some("the adapter has no workgroups so wide, or no registers for them".to_owned());
     }

@@ -12,7 +12,7 @@ pub use cpu::CpuExecutor;
 pub use gpu::{GpuExecutor, GpuOptions, MatrixProof, adapters, int8_module, open_all};
 pub use profile::{DispatchTime, ProfileDetail, RunTimes};
 
-use crate::plan::{BufferDesc, BufferId, Features, GemmUnit, Plan, WIDE_WORKGROUP};
+use crate::plan::{BufferDesc, BufferId, Features, GemmUnit, Plan, WIDE_MEMORY, WIDE_WORKGROUP};
 use plateau_shaders::Matrices;
 use std::ops::Range;
 use std::str::FromStr;
@@ -182,6 +182,8 @@ impl AdapterInfo {
     /// What plans for it may use.
     pub fn plan_features(&self) -> Features {
         let limit = |name: &str| self.limits.iter().find(|(known, _)| *known == name);
+        let has =
+            |name: &str, least: u32| limit(name).is_some_and(|(_, most)| *most >= u64::from(least));
         // No adapter says how many registers it has. Intel's discrete GPUs are the only ones with subgroups so small.
         let small_subgroups = limit("subgroup-min").is_some_and(|(_, lanes)| *lanes < 32);
         let few_registers = self.kind == INTEGRATED || self.kind != SOFTWARE && small_subgroups;
@@ -190,8 +192,8 @@ impl AdapterInfo {
             f16: self.features.contains(&("shader-f16", true)),
             fused: self.kind != SOFTWARE,
             wide_workgroups: !few_registers
-                && limit("workgroup-invocations")
-                    .is_some_and(|(_, most)| *most >= u64::from(WIDE_WORKGROUP)),
+                && has("workgroup-invocations", WIDE_WORKGROUP)
+                && has("workgroup-memory-bytes", WIDE_MEMORY),
             few_registers,
             gemms: self.gemms.first().map_or_else(GemmUnit::default, |g| g.0),
             matrix_attention: false,

@@ -1,11 +1,11 @@
 //! Rope, the KV cache, attention.
 
 use super::{GEMV_ROWS, StaticInput};
-use crate::plan::{BufferId, Grid, Plan};
+use crate::plan::{BufferId, Dispatch, Grid, Plan};
 use crate::tensor::KvType;
 use bytemuck::Pod;
 use plateau_shaders::attention::{self as kernels, KvFormat};
-use plateau_shaders::{FEW_REGISTERS, Kernel};
+use plateau_shaders::{Constant, FEW_REGISTERS, Kernel};
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +51,19 @@ pub struct AttentionInput {
 /// Up to so many pages of a sequence, one workgroup has a head of a row; above, they are split over several.
 pub const WHOLE_PAGES: u32 = 8;
 
+/// From so many query heads of a kv head, and above so many pages of all rows, split attention reads keys and values for four heads at once. Fewer
+/// pages leave parts of a large GPU idle then.
+const TOGETHER_HEADS: u32 = 3;
+const TOGETHER_PAGES: u32 = 16;
+
+/// Up to so many pages, a workgroup has no use for more than two at a time.
+const FEW_PAGES: u32 = 2;
+
 /// How many pages a step is planned for, so that sequences up to `pages` long fit: few values, so few plans.
 pub fn planned_pages(pages: u32) -> u32 {
+    if pages <= FEW_PAGES {
+        return FEW_PAGES;
+    }
     pages.next_power_of_two().max(WHOLE_PAGES)
 }
 
@@ -152,17 +163,22 @@ pub(super) fn attention(
     let params = params(shape, input, pools, rows, by);
     let grid = Grid::Fixed(kernels::paged_attention::grid(&params));
     if let Some(rope) = rope {
+        let constants = kernels::rope_attention::constants(&params).to_vec();
         match split(plan, &label, params, input, rope, qkv, pools) {
             Some(partials) => {
                 let kernel = &kernels::attention_merge::KERNEL;
                 let bindings = [input.row_info, partials, y];
-                plan.dispatch(format!("{label}.merge"), kernel, params, grid, &bindings);
+                let label = format!("{label}.merge");
+                let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
+                dispatch.constants = constants;
             }
             None => {
                 let kernel = &kernels::rope_attention_f16::KERNEL;
                 let mut bindings = rotated(input, rope, qkv, pools);
                 bindings.push(y);
-                dispatch(plan, label, kernel, params, grid, &bindings);
+                let constants = whole_constants(plan, &params, input);
+                let dispatch = dispatch(plan, label, kernel, params, grid, &bindings);
+                dispatch.constants.extend(constants);
             }
         }
         return;
@@ -173,18 +189,19 @@ pub(super) fn attention(
 }
 
 /// As [`Plan::dispatch`], in few registers where the device has no more and the kernel can.
-fn dispatch<P: Pod>(
-    plan: &mut Plan,
+fn dispatch<'a, P: Pod>(
+    plan: &'a mut Plan,
     label: String,
     kernel: &'static Kernel,
     params: P,
     grid: Grid,
     bindings: &[BufferId],
-) {
+) -> &'a mut Dispatch {
     let (name, _) = FEW_REGISTERS;
     let few = plan.features.few_registers && kernel.has_override(name);
     let dispatch = plan.dispatch(label, kernel, params, grid, bindings);
     dispatch.constants.extend(few.then_some(FEW_REGISTERS));
+    dispatch
 }
 
 /// The bindings that rope_attention_* begin with.
@@ -197,6 +214,20 @@ fn rotated(input: AttentionInput, rope: BufferId, qkv: BufferId, pools: KvPools)
         pools.k,
         pools.v,
     ]
+}
+
+/// Values of the overrides of attention with all pages of a head in a workgroup.
+fn whole_constants(
+    plan: &Plan,
+    params: &kernels::paged_attention::Params,
+    input: AttentionInput,
+) -> Vec<Constant> {
+    let mut constants = kernels::rope_attention::constants(params).to_vec();
+    let many = input.pages.is_some_and(|pages| pages > FEW_PAGES);
+    if many && plan.features.wide_workgroups {
+        constants.push(kernels::rope_attention::WIDE_TEAMS);
+    }
+    constants
 }
 
 /// Attention for each page by itself, on matrices or where there are too many pages for a workgroup; gives the partials.
@@ -214,20 +245,29 @@ fn split(
     let pages = input
         .pages
         .filter(|&pages| matrices || pages > WHOLE_PAGES)?;
-    let slots = pages.next_multiple_of(kernels::rope_attention::SPLIT_PAGES);
-    let words = kernels::rope_attention::partial_words(rows, heads, head_dim, slots);
+    let words = kernels::rope_attention::partial_words(rows, heads, head_dim, pages);
     let partials = plan.shared_scratch("partials", words);
     let mut bindings = rotated(input, rope, qkv, pools);
     bindings.push(partials);
-    let (kernel, grid) = if matrices {
-        let grid = kernels::rope_attention_coop16_split::grid(&params, slots);
-        (&kernels::rope_attention_coop16_split::KERNEL, grid)
+    let label = format!("{label}.split");
+    if matrices {
+        let kernel = &kernels::rope_attention_coop16_split::KERNEL;
+        let grid = kernels::rope_attention_coop16_split::grid(&params, pages);
+        plan.dispatch(label, kernel, params, Grid::Fixed(grid), &bindings);
+        return Some(partials);
+    }
+    let together = heads / params.kv_heads >= TOGETHER_HEADS && rows * pages > TOGETHER_PAGES;
+    let (kernel, grid) = if together {
+        let grid = kernels::rope_attention_f16_split4::grid(&params, pages);
+        (&kernels::rope_attention_f16_split4::KERNEL, grid)
     } else {
-        let grid = kernels::rope_attention::split_grid(&params, slots);
+        let grid = kernels::rope_attention_f16_split::grid(&params, pages);
         (&kernels::rope_attention_f16_split::KERNEL, grid)
     };
-    let label = format!("{label}.split");
-    dispatch(plan, label, kernel, params, Grid::Fixed(grid), &bindings);
+    let dispatch = dispatch(plan, label, kernel, params, Grid::Fixed(grid), &bindings);
+    dispatch
+        .constants
+        .extend(kernels::rope_attention::constants(&params));
     Some(partials)
 }
 
@@ -280,17 +320,22 @@ pub(super) fn attention_flat(
     };
     let grid = Grid::Fixed(kernels::paged_attention::grid(&params.attention));
     if let Some(rope) = rope {
+        let constants = kernels::rope_attention::constants(&params.attention).to_vec();
         match split(plan, &label, params.attention, input, rope, qkv, pools) {
             Some(partials) => {
                 let kernel = &kernels::attention_merge_flat::KERNEL;
                 let bindings = [input.row_info, partials, map, x_q];
-                plan.dispatch(format!("{label}.merge"), kernel, params, grid, &bindings);
+                let label = format!("{label}.merge");
+                let dispatch = plan.dispatch(label, kernel, params, grid, &bindings);
+                dispatch.constants = constants;
             }
             None => {
                 let kernel = &kernels::rope_attention_f16_flat::KERNEL;
                 let mut bindings = rotated(input, rope, qkv, pools);
                 bindings.extend([map, x_q]);
-                dispatch(plan, label, kernel, params, grid, &bindings);
+                let constants = whole_constants(plan, &params.attention, input);
+                let dispatch = dispatch(plan, label, kernel, params, grid, &bindings);
+                dispatch.constants.extend(constants);
             }
         }
         return;

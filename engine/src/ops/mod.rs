@@ -71,7 +71,7 @@ pub fn kernel_choices(features: Features) -> Vec<(&'static str, &'static str)> {
     if features.fused {
         choices.push((
             "rope and attention f16, decode step",
-            "rope_attention_f16 / rope_attention_f16_split",
+            "rope_attention_f16 / rope_attention_f16_split, rope_attention_f16_split4",
         ));
     }
     if features.fused && by_subgroup {

@@ -10,6 +10,9 @@ pub use plateau_shaders::Matrices;
 pub use plateau_shaders::linear::norm_input::WIDE_WORKGROUP;
 use plateau_shaders::{Access, Constant, Kernel};
 
+/// Bytes of memory of a wide workgroup.
+pub const WIDE_MEMORY: u32 = 32 << 10;
+
 /// A buffer of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BufferId {
@@ -139,7 +142,7 @@ pub struct Features {
     /// Dispatches of a decode step that do the work of several, some of it in every workgroup anew: a gain where dispatches cost more
     /// than arithmetic does.
     pub fused: bool,
-    /// Workgroups of [`WIDE_WORKGROUP`] invocations, with registers for them.
+    /// Workgroups of [`WIDE_WORKGROUP`] invocations, with [`WIDE_MEMORY`] bytes of memory and registers for them.
     pub wide_workgroups: bool,
     /// An invocation has 128 registers or fewer: compilers for Intel's, Qualcomm's and Apple's GPUs keep in memory what is more.
     pub few_registers: bool,

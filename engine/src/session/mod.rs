@@ -397,15 +397,24 @@ impl Session {
         }
         let step = self.model.step(&shape);
         let id = self.executor.prepare(step.plan).await?;
-        if let StepShape::Decode { rows, sampling, .. } = shape {
+        if let StepShape::Decode {
+            rows,
+            mut pages,
+            sampling,
+        } = shape
+        {
             // What the sequences may grow to has other kernels. They are compiled before the first token, not between two.
-            let grown = StepShape::Decode {
-                rows,
-                pages: planned_pages(self.model.capacity.table_stride()),
-                sampling,
-            };
-            let grown = self.model.step(&grown).plan;
-            self.executor.compile(&grown).await?;
+            let most = planned_pages(self.model.capacity.table_stride());
+            while pages < most {
+                pages = planned_pages(pages + 1);
+                let grown = StepShape::Decode {
+                    rows,
+                    pages,
+                    sampling,
+                };
+                let grown = self.model.step(&grown).plan;
+                self.executor.compile(&grown).await?;
+            }
         }
         self.plans.push(KeptPlan {
             shape,

@@ -29,6 +29,7 @@ pub mod rope_attention_coop16_split;
 pub mod rope_attention_f16;
 pub mod rope_attention_f16_flat;
 pub mod rope_attention_f16_split;
+pub mod rope_attention_f16_split4;
 
 pub use output_flat::map_with_runs;
 pub use paged_attention::{TILE, max_tiles, tiles};

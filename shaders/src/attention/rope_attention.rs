@@ -5,25 +5,25 @@ use super::paged_attention::{FlatParams, Inputs, Params, partial, visible};
 use super::pools::F16;
 use super::rope;
 use crate::PAGE_SIZE;
-use crate::kernel::Call;
+use crate::kernel::{Call, Constant};
 use crate::quantize::flatten_quantize;
 
 /// The widest head that the kernels take; it is a multiple of [`HEAD_DIM_STEP`].
 pub const MOST_HEAD_DIM: u32 = 128;
 pub const HEAD_DIM_STEP: u32 = 8;
 
-/// Pages that a workgroup of rope_attention_f16_split has.
-pub const SPLIT_PAGES: u32 = 4;
-
 /// Words of the partials of `rows` rows, for so many pages of each.
 pub fn partial_words(rows: u32, heads: u32, head_dim: u32, slots: u32) -> u64 {
     u64::from(rows * heads) * u64::from(slots) * u64::from(head_dim + 2)
 }
 
-/// Workgroups of rope_attention_f16_split in x, y, z, for `slots` pages of each row, a multiple of [`SPLIT_PAGES`].
-pub fn split_grid(params: &Params, slots: u32) -> [u32; 3] {
-    [params.heads, params.count, slots / SPLIT_PAGES]
+/// The value of the override of rope_attention_f16* and attention_merge*: a size that is known leaves less text.
+pub fn constants(params: &Params) -> [Constant; 1] {
+    [("HEAD_DIM", params.head_dim)]
 }
+
+/// The value of the override `TEAMS` of rope_attention_f16 and rope_attention_f16_flat that takes more than 16 KiB of a workgroup's memory.
+pub const WIDE_TEAMS: Constant = ("TEAMS", 4);
 
 /// `rope` of a copy of qkv and `kv_append` of it, and then `attend` with what attention reads.
 pub(super) fn rotated_and_appended(

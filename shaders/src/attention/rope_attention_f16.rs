@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("paged_attention.wgsl"),
         include_str!("half_bits.wgsl"),
+        include_str!("rope_attention_head.wgsl"),
         include_str!("rope_attention.wgsl"),
         include_str!("rope_attention_whole.wgsl"),
         include_str!("output_float.wgsl"),

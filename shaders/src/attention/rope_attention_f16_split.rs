@@ -1,4 +1,4 @@
-//! As rope_attention_f16, but each page of a row for itself. Shapes and formula: rope_attention_f16_split.wgsl.
+//! As rope_attention_f16, but each page of a row for itself. Shapes and formula: rope_attention_split.wgsl.
 
 use super::paged_attention::Params;
 use super::rope_attention::{rotated_and_appended, split};
@@ -9,7 +9,9 @@ pub const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("paged_attention.wgsl"),
         include_str!("half_bits.wgsl"),
+        include_str!("rope_attention_head.wgsl"),
         include_str!("rope_attention.wgsl"),
+        include_str!("rope_attention_split.wgsl"),
         include_str!("rope_attention_f16_split.wgsl"),
         include_str!("params.wgsl"),
     ],
@@ -26,6 +28,11 @@ pub const KERNEL: Kernel = Kernel {
     subgroups: false,
     run,
 };
+
+/// Workgroups in x, y, z, for `slots` pages of each row.
+pub fn grid(params: &Params, slots: u32) -> [u32; 3] {
+    [params.heads, params.count, slots]
+}
 
 fn run(call: &mut Call<'_>) {
     let params: Params = call.params();

@@ -11,7 +11,7 @@ use plateau_shaders::attention::{
     attention_prefill_f32_flat, attention_prefill_i8, attention_prefill_i8_flat, kv_append,
     kv_append_f16, kv_append_f32, kv_append_i8, map_with_runs, paged_attention, rope,
     rope_attention, rope_attention_coop16_split, rope_attention_f16, rope_attention_f16_flat,
-    rope_attention_f16_split,
+    rope_attention_f16_split, rope_attention_f16_split4,
 };
 use plateau_shaders::quantize::flatten_quantize::{self, extra};
 use plateau_shaders::{FEW_REGISTERS, Kernel, PAGE_SIZE, div_ceil, pack};
@@ -958,6 +958,28 @@ const FUSED: &[Problem] = &[
         head_dim: 32,
         window: 300,
     },
+    // Groups of seven heads, which four at once do not divide, with and without a window; a group of four.
+    Problem {
+        sequences: &[(130, 1), (5, 1)],
+        heads: 7,
+        kv_heads: 1,
+        head_dim: 40,
+        window: 0,
+    },
+    Problem {
+        sequences: &[(200, 1), (64, 1)],
+        heads: 14,
+        kv_heads: 2,
+        head_dim: 16,
+        window: 70,
+    },
+    Problem {
+        sequences: &[(191, 1), (192, 1)],
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 104,
+        window: 1,
+    },
     // More slots than a workgroup of the merge has invocations.
     Problem {
         sequences: &[(64 * 131 + 5, 1)],
@@ -984,15 +1006,25 @@ fn turns(positions: u32, half: u32) -> Vec<[f32; 2]> {
         .collect()
 }
 
+fn in_wide_workgroups(whole: &Case) -> Case {
+    let mut wide = whole.clone();
+    wide.name.push_str(" wide");
+    wide.constants.push(rope_attention::WIDE_TEAMS);
+    wide
+}
+
 fn fused() -> Vec<Case> {
     let mut cases = Vec::new();
     for problem in FUSED {
         let table = quarter_turns(problem.positions(), problem.head_dim / 2);
         let inputs = problem.inputs(&POOL_TYPES[1], Values::Random);
         let flat = problem.as_flat();
-        cases.push(problem.rope_attention(&inputs, &table));
-        cases.push(flat.rope_attention(&inputs, &table));
-        cases.push(problem.split(&inputs, &table));
+        let whole = problem.rope_attention(&inputs, &table);
+        let whole_flat = flat.rope_attention(&inputs, &table);
+        cases.extend([in_wide_workgroups(&whole), in_wide_workgroups(&whole_flat)]);
+        cases.extend([whole, whole_flat]);
+        cases.push(problem.split(false, &inputs, &table));
+        cases.push(problem.split(true, &inputs, &table));
         let partials = problem.random_partials();
         cases.push(problem.merge(&inputs.row_info, &partials));
         cases.push(flat.merge(&inputs.row_info, &partials));
@@ -1016,8 +1048,14 @@ impl Problem {
 
     /// Pages that the partials have room for.
     fn slots(&self) -> u32 {
-        self.pages_per_sequence()
-            .next_multiple_of(rope_attention::SPLIT_PAGES)
+        self.pages_per_sequence() + 3
+    }
+
+    /// `case` with the constants of the rope_attention_* kernels.
+    fn sized(&self, case: Case) -> Case {
+        let constants = rope_attention::constants(&self.params(self.rows()));
+        let set = |case: Case, (name, value)| case.constant(name, value);
+        constants.into_iter().fold(case, set)
     }
 
     fn rotated(&self, case: Case, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
@@ -1033,15 +1071,22 @@ impl Problem {
         let params = self.params(self.rows());
         let grid = paged_attention::grid(&params);
         let case = Case::new(&rope_attention_f16::KERNEL, self.name(), params, grid);
-        self.rotated(case, inputs, table)
+        self.rotated(self.sized(case), inputs, table)
             .output(&self.y(), Check::Close(FLOAT_ATTENTION))
     }
 
-    fn split(&self, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
+    /// By a workgroup for each head, or for four.
+    fn split(&self, four: bool, inputs: &Inputs, table: &[[f32; 2]]) -> Case {
         let params = self.params(self.rows());
-        let grid = rope_attention::split_grid(&params, self.slots());
-        let case = Case::new(&rope_attention_f16_split::KERNEL, self.name(), params, grid);
-        self.rotated(case, inputs, table).output(
+        let (kernel, grid) = if four {
+            let grid = rope_attention_f16_split4::grid(&params, self.slots());
+            (&rope_attention_f16_split4::KERNEL, grid)
+        } else {
+            let grid = rope_attention_f16_split::grid(&params, self.slots());
+            (&rope_attention_f16_split::KERNEL, grid)
+        };
+        let case = Case::new(kernel, self.name(), params, grid);
+        self.rotated(self.sized(case), inputs, table).output(
             &vec![0f32; self.partial_words()],
             Check::Close(FLOAT_ATTENTION),
         )
@@ -1089,7 +1134,8 @@ impl Problem {
     fn merge(&self, row_info: &[[u32; 2]], partials: &[f32]) -> Case {
         let params = self.params(self.rows());
         let grid = paged_attention::grid(&params);
-        Case::new(&attention_merge::KERNEL, self.name(), params, grid)
+        let case = Case::new(&attention_merge::KERNEL, self.name(), params, grid);
+        self.sized(case)
             .input(row_info)
             .input(partials)
             .output(&self.y(), Check::Close(FLOAT_ATTENTION))
@@ -1101,15 +1147,15 @@ impl Flat {
         let params = self.params(self.problem.rows());
         let grid = paged_attention::grid(&params.attention);
         let case = Case::new(&rope_attention_f16_flat::KERNEL, self.name(), params, grid);
+        let case = self.problem.sized(case);
         self.with_integers(self.problem.rotated(case, inputs, table))
     }
 
     fn merge(&self, row_info: &[[u32; 2]], partials: &[f32]) -> Case {
         let params = self.params(self.problem.rows());
         let grid = paged_attention::grid(&params.attention);
-        let case = Case::new(&attention_merge_flat::KERNEL, self.name(), params, grid)
-            .input(row_info)
-            .input(partials);
+        let case = Case::new(&attention_merge_flat::KERNEL, self.name(), params, grid);
+        let case = (self.problem.sized(case)).input(row_info).input(partials);
         self.with_integers(case)
     }
 }
@@ -1119,25 +1165,24 @@ pub struct Ways {
     pub name: String,
     /// rope, kv_append and attention_decode.
     pub apart: [Case; 3],
-    pub whole: Option<Case>,
-    /// rope_attention_*_split, then attention_merge.
-    pub split: [Case; 2],
+    /// By few teams and by many; none where it is always split.
+    pub wholes: Vec<Case>,
+    /// rope_attention_*_split, each way of them, and attention_merge.
+    pub splits: Vec<Case>,
+    pub merge: Case,
 }
 
 /// Attention of rotated heads over pools that the dispatch itself appends to, for equality of bits on one device.
 pub fn ways() -> Vec<Ways> {
-    let ways = FUSED.iter().map(|problem| problem.ways(None));
-    ways.flat_map(|ways| {
-        let [split, merge] = ways.split.clone();
-        let few = Ways {
-            name: format!("{} in few registers", ways.name),
-            whole: ways.whole.clone().map(Case::in_few_registers),
-            split: [split.in_few_registers(), merge],
-            apart: ways.apart.clone(),
+    let mut all: Vec<Ways> = FUSED.iter().map(|problem| problem.ways(None)).collect();
+    for ways in &mut all {
+        let few = |cases: &[Case]| -> Vec<Case> {
+            cases.iter().cloned().map(Case::in_few_registers).collect()
         };
-        [ways, few]
-    })
-    .collect()
+        ways.wholes.extend(few(&ways.wholes));
+        ways.splits.extend(few(&ways.splits));
+    }
+    all
 }
 
 /// The same on matrices of f16.
@@ -1167,7 +1212,6 @@ impl Problem {
             v_offset: (params.heads + params.kv_heads) * params.head_dim,
             table_stride: params.table_stride,
         };
-        let close = Check::Close(FLOAT_ATTENTION);
         Ways {
             name: problem.name(),
             apart: [
@@ -1196,24 +1240,20 @@ impl Problem {
                     None => problem.decode(pool),
                 },
             ],
-            whole: matrices
-                .is_none()
-                .then(|| problem.rope_attention(&inputs, &table)),
-            split: [
-                match matrices {
-                    Some(_) => problem.split_on_matrices(&inputs, &table),
-                    None => problem.split(&inputs, &table),
-                },
-                Case::new(
-                    &attention_merge::KERNEL,
-                    problem.name(),
-                    params,
-                    paged_attention::grid(&params),
-                )
-                .input(&inputs.row_info)
-                .input(&vec![0f32; problem.partial_words()])
-                .output(&problem.y(), close),
-            ],
+            wholes: match matrices {
+                Some(_) => Vec::new(),
+                None => {
+                    let whole = problem.rope_attention(&inputs, &table);
+                    vec![in_wide_workgroups(&whole), whole]
+                }
+            },
+            splits: match matrices {
+                Some(_) => vec![problem.split_on_matrices(&inputs, &table)],
+                None => [false, true]
+                    .map(|four| problem.split(four, &inputs, &table))
+                    .into(),
+            },
+            merge: problem.merge(&inputs.row_info, &vec![0f32; problem.partial_words()]),
         }
     }
 }
