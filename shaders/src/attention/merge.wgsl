@@ -97,6 +97,15 @@ fn fold_four(state: Folded, s: u32, count: u32, o_p: vec4<f32>) -> Folded {
   return fold(fold(fold(fold(state, s, count, o_p.x), s + 1u, count, o_p.y), s + 2u, count, o_p.z), s + 3u, count, o_p.w);
 }
 
+// All that the head writes, by so many invocations; `own` is what the invocation has ahead. One text of what stores a word.
+fn store_all(row: u32, head: u32, lane: u32, lanes: u32, own: Output) {
+  var next = own;
+  for (var i = lane; i < outputs_of(head); i += lanes) {
+    store_ahead(row, 0u, head, next);
+    next = ahead(head, i + lanes);
+  }
+}
+
 // Every invocation of the workgroup calls it.
 fn run(head: u32, row: u32, lane: u32) {
   let slot_words = HEAD_DIM + 2u;

@@ -66,12 +66,3 @@ fn store_ahead(row: u32, r: u32, head: u32, own: Output) {
 fn store(row: u32, r: u32, head: u32, i: u32) {
   store_ahead(row, r, head, ahead(head, i));
 }
-
-// All that the head writes, by so many invocations; `own` is what the invocation has ahead. One text of what stores a word.
-fn store_all(row: u32, head: u32, lane: u32, lanes: u32, own: Output) {
-  var next = own;
-  for (var i = lane; i < outputs_of(head); i += lanes) {
-    store_ahead(row, 0u, head, next);
-    next = ahead(head, i + lanes);
-  }
-}

@@ -14,6 +14,15 @@ fn attended(r: u32, d: u32) -> f32 {
   return query[d];
 }
 
+// All that the head writes, by so many invocations; `own` is what the invocation has ahead. One text of what stores a word.
+fn store_all(row: u32, head: u32, lane: u32, lanes: u32, own: Output) {
+  var next = own;
+  for (var i = lane; i < outputs_of(head); i += lanes) {
+    store_ahead(row, 0u, head, next);
+    next = ahead(head, i + lanes);
+  }
+}
+
 // Every invocation of the workgroup calls it.
 fn run(head: u32, row: u32, lid: u32) {
   let half = HEAD_DIM / 2u;
