@@ -162,10 +162,10 @@ pub struct AdapterInfo {
     pub features: Vec<(&'static str, bool)>,
     /// Limits that matter here, in a fixed order.
     pub limits: Vec<(&'static str, u64)>,
-    /// Cooperative matrices that the kernels have a use for, the best first, and why one is not used: it is not reported, or the
-    /// self-test failed. Empty before the self-test.
+    /// Cooperative matrices that the kernels have a use for, and why one is not used: it is not reported, it was slower in the trial, or the
+    /// self-test failed. Empty before the trial.
     pub matrices: Vec<(Matrices, Result<(), String>)>,
-    /// What integer GEMMs took in a trial, in µs, the fastest first, which is used. Empty where there was none.
+    /// What integer GEMMs took in a trial, in µs, the fastest first. Empty where there was none.
     pub gemms: Vec<(GemmUnit, f64)>,
     /// Why it cannot be used, if so: a limit under what the kernels need, say.
     pub unusable: Option<String>,
@@ -179,6 +179,16 @@ pub const DISCRETE: &str = "discrete";
 pub const INTEGRATED: &str = "integrated";
 
 impl AdapterInfo {
+    /// The fastest of the trial that did not fail its self-test.
+    fn chosen_gemms(&self) -> GemmUnit {
+        let is_right = |unit: &GemmUnit| match unit.matrices() {
+            None => true,
+            Some(matrices) => self.matrices.contains(&(matrices, Ok(()))),
+        };
+        let mut units = self.gemms.iter().map(|(unit, _)| *unit);
+        units.find(is_right).unwrap_or_default()
+    }
+
     /// What plans for it may use.
     pub fn plan_features(&self) -> Features {
         let limit = |name: &str| self.limits.iter().find(|(known, _)| *known == name);
@@ -195,7 +205,7 @@ impl AdapterInfo {
                 && has("workgroup-invocations", WIDE_WORKGROUP)
                 && has("workgroup-memory-bytes", WIDE_MEMORY),
             few_registers,
-            gemms: self.gemms.first().map_or_else(GemmUnit::default, |g| g.0),
+            gemms: self.chosen_gemms(),
             matrix_attention: false,
         }
     }

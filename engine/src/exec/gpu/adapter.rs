@@ -253,12 +253,25 @@ pub async fn adapters() -> Vec<AdapterInfo> {
             info.matrices = states.map(|(m, s)| (m, s.and_then(unused))).collect();
         } else if info.unusable.is_none() {
             let options = GpuOptions::default();
-            info.matrices.clone_from(&reported);
             let opened = open_device(adapter, info.clone(), false).await;
             let settled = match opened {
                 Ok(mut executor) => {
+                    let listed: Vec<Matrices> = reported
+                        .iter()
+                        .filter(|(_, state)| state.is_ok())
+                        .map(|(matrices, _)| *matrices)
+                        .collect();
                     let settled = choice::settle(&mut executor, reported, &options).await;
-                    settled.map(|()| executor.info)
+                    settled.map(|()| {
+                        let mut info = executor.info;
+                        for matrices in listed {
+                            if info.matrices.iter().all(|(other, _)| *other != matrices) {
+                                let state = Err("slower in the trial".to_owned());
+                                info.matrices.push((matrices, state));
+                            }
+                        }
+                        info
+                    })
                 }
                 Err(error) => Err(error),
             };
@@ -468,6 +481,7 @@ async fn open_device(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::GemmUnit;
 
     fn adapter(index: usize, name: &str, kind: &'static str) -> AdapterInfo {
         AdapterInfo {
@@ -499,6 +513,7 @@ mod tests {
             let mut adapter = adapter(0, "GPU", kind);
             adapter.limits = vec![
                 ("workgroup-invocations", 1024),
+                ("workgroup-memory-bytes", 48 << 10),
                 ("subgroup-min", subgroup_min),
             ];
             let features = adapter.plan_features();
@@ -509,6 +524,20 @@ mod tests {
         assert!(few(DISCRETE, 8));
         assert!(!few(DISCRETE, 32));
         assert!(!few(SOFTWARE, 8));
+    }
+
+    #[test]
+    fn gemms_that_failed_their_self_test_are_not_chosen() {
+        let mut info = adapter(0, "Big GPU", "discrete");
+        let [int8, f16] = [Matrices::Int8, Matrices::F16].map(GemmUnit::Matrices);
+        info.gemms = vec![(int8, 20.0), (f16, 30.0), (GemmUnit::Dot4, 70.0)];
+        let chosen = |info: &AdapterInfo| info.plan_features().gemms;
+        assert_eq!(chosen(&info), GemmUnit::Dot4);
+        info.matrices = vec![
+            (Matrices::Int8, Err("wrong".to_owned())),
+            (Matrices::F16, Ok(())),
+        ];
+        assert_eq!(chosen(&info), f16);
     }
 
     #[test]

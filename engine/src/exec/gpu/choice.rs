@@ -21,7 +21,7 @@ const ROUNDS: usize = 3;
 const LONG_US: f64 = 5000.0;
 
 /// Settles what the integer GEMMs of `executor` run on, and notes why matrices are not used. `reported`: what its adapter has of
-/// cooperative matrices.
+/// cooperative matrices. Those that are slower than what is chosen are not tested.
 pub(super) async fn settle(
     executor: &mut GpuExecutor,
     reported: Vec<(Matrices, Result<(), String>)>,
@@ -35,55 +35,78 @@ pub(super) async fn settle(
         KernelChoice::Coop => matches!(matrices, Matrices::F16 | Matrices::F16By8),
         KernelChoice::CoopInt8 => matrices == Matrices::Int8,
     };
-    let mut states: Vec<_> = reported
-        .into_iter()
-        .filter(|(matrices, _)| is_wanted(*matrices))
-        .collect();
-    for (matrices, state) in &mut states {
-        if proof == MatrixProof::Tested || (proof == MatrixProof::Whole && state.is_ok()) {
-            *state = self_test(executor, *matrices).await;
+    let (mut usable, mut states) = (Vec::new(), Vec::new());
+    for (matrices, state) in reported.into_iter().filter(|(m, _)| is_wanted(*m)) {
+        match state {
+            Err(reason) if proof != MatrixProof::Tested => states.push((matrices, Err(reason))),
+            _ => usable.push(GemmUnit::Matrices(matrices)),
         }
     }
-    let usable = states.iter().filter(|(_, state)| state.is_ok());
-    let matrices: Vec<GemmUnit> = usable.map(|(m, _)| GemmUnit::Matrices(*m)).collect();
-    let first = matrices.first().copied();
-    executor.info.matrices = states;
-    executor.features.gemms = match choice {
-        KernelChoice::F32 => GemmUnit::F32,
+    let best_first = match choice {
+        KernelChoice::F32 => vec![GemmUnit::F32],
         KernelChoice::Auto
             if proof == MatrixProof::Whole && (!is_software || options.always_try) =>
         {
-            let units = [matrices, vec![GemmUnit::Dot4, GemmUnit::F32]].concat();
-            executor.info.gemms =
-                trial(executor, &units, if is_software { SMALL } else { SHAPE }).await?;
-            executor.info.gemms.first().map_or(GemmUnit::Dot4, |g| g.0)
+            usable.extend([GemmUnit::Dot4, GemmUnit::F32]);
+            trial(executor, &usable, &mut states).await?
         }
-        _ => first.unwrap_or_default(),
+        _ => usable,
     };
+    let mut chosen = GemmUnit::Dot4;
+    for unit in best_first {
+        let Some(matrices) = unit.matrices() else {
+            chosen = unit;
+            break;
+        };
+        let state = match proof {
+            MatrixProof::Listed => Ok(()),
+            MatrixProof::Whole | MatrixProof::Tested => self_test(executor, matrices).await,
+        };
+        let is_right = state.is_ok();
+        states.push((matrices, state));
+        if is_right {
+            chosen = unit;
+            break;
+        }
+    }
+    executor.info.matrices = states;
+    executor.features.gemms = chosen;
     Ok(())
 }
 
-/// What each needs for a GEMM of `shape`, in µs, the fastest first.
+/// Times a GEMM of each, and gives those that the driver takes, the fastest first. What it does not take of matrices goes to `states`.
 async fn trial(
     executor: &mut GpuExecutor,
     units: &[GemmUnit],
-    shape: [u32; 3],
-) -> Result<Vec<(GemmUnit, f64)>, DeviceError> {
-    let mut plans = Vec::new();
-    for unit in units {
+    states: &mut Vec<(Matrices, Result<(), String>)>,
+) -> Result<Vec<GemmUnit>, DeviceError> {
+    let shape = match executor.info.kind {
+        SOFTWARE => SMALL,
+        _ => SHAPE,
+    };
+    let (mut taken, mut plans) = (Vec::new(), Vec::new());
+    for &unit in units {
         let mut plan = Plan::default();
-        let test = Test::new(&mut plan, kernel(*unit), None, shape, false);
-        let prepared = executor.prepare(plan).await?;
-        test.write(executor, prepared)?;
-        plans.push(prepared);
+        let test = Test::new(&mut plan, kernel(unit), None, shape, false);
+        match (executor.prepare(plan).await, unit.matrices()) {
+            (Ok(prepared), _) => {
+                test.write(executor, prepared)?;
+                taken.push(unit);
+                plans.push(prepared);
+            }
+            (Err(error), Some(matrices)) => states.push((matrices, Err(error.to_string()))),
+            (Err(error), None) => return Err(error),
+        }
     }
     let times = race(executor, &plans).await;
     for plan in plans {
         executor.release(plan);
     }
-    let mut trial: Vec<_> = units.iter().copied().zip(times?).collect();
+    let mut trial: Vec<_> = taken.into_iter().zip(times?).collect();
     trial.sort_by(|a, b| a.1.total_cmp(&b.1));
-    Ok(trial)
+    let best_first = trial.iter().map(|(unit, _)| *unit).collect();
+    executor.info.gemms = trial;
+    Ok(best_first)
 }
 
 /// The shortest time of each plan, in µs. They take turns, as a GPU's clock rises while it works.
