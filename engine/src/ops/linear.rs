@@ -517,9 +517,9 @@ fn dispatch(
 /// once for eight rows, and GEMMs have few workgroups for few rows.
 const GEMV_ROWS_BY_SUBGROUP: u32 = 32;
 
-/// So many rows run as GEMMs of few rows, where there are INT8 matrices. On an H200 a 7B shape's step of 4 sequences takes 3.75 ms with GEMVs
-/// and 4.65 so, one of 8 5.67 and 4.73; 64 rows of a linear take half of what they do in tiles of 128.
-const FEW_ROWS: std::ops::RangeInclusive<u32> = 6..=64;
+/// So many rows run as GEMMs of few rows, where there are INT8 matrices. On an H200 a 7B shape's step of 4 sequences takes 3.68 ms with GEMVs,
+/// one of 8 3.54 so, which are as many tiles; 64 rows of a linear take half of what they do in tiles of 128.
+const FEW_ROWS: std::ops::RangeInclusive<u32> = 4..=64;
 
 fn weights(bits: Bits) -> Weights {
     match bits {
