@@ -34,11 +34,6 @@ fn aux_bias() -> u32 {
   return select(1u, params.out_features, params.w_scale_stride != 0u);
 }
 
-// Sixteen products of i8.
-fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
-  return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
-}
-
 // What becomes of an accumulator.
 struct Factor {
   scale: f32,

@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("gemm_weights_i4.wgsl"),
         include_str!("gemm_int.wgsl"),
         include_str!("unpack_i4.wgsl"),
+        include_str!("dot16.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,

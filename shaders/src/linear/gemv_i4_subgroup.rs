@@ -12,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
         include_str!("unpack_i4.wgsl"),
+        include_str!("dot16.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,

@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("gemv_i8.wgsl"),
         include_str!("gemv_weights_i8.wgsl"),
         include_str!("gemv_int.wgsl"),
+        include_str!("dot16.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,

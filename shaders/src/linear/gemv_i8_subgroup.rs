@@ -11,6 +11,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("gemv_steps_i8.wgsl"),
         include_str!("subgroup_pairs.wgsl"),
         include_str!("gemv_int_subgroup.wgsl"),
+        include_str!("dot16.wgsl"),
         include_str!("epilogue_int.wgsl"),
     ],
     bindings: integer::BINDINGS,

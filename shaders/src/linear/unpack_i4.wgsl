@@ -1,5 +1,5 @@
 // INT4 weights to INT8 while they are loaded. A word holds features f..f + 8 as offset binary nibbles n = w + 8: byte b has
-// feature f + b in its low nibble and f + 4 + b in its high one, so each half is a word of i8 for dot4I8Packed.
+// feature f + b in its low nibble and f + 4 + b in its high one, so each half is a word of four i8 in order.
 
 // 0: the bytes are 16 * w, and `finish` takes the 16 out of the sum. 32, 64 or 128: the bytes are w * m, m in 1..=16 the
 // multiplier of the group, and the sum is that of the products.
