@@ -13,7 +13,7 @@ const adapter = await globalThis.gpu.requestAdapter();
 if (!adapter) throw new Error('Dawn has no adapter');
 const hasSubgroups = adapter.features.has('subgroups');
 // Kernels for subgroups have wide variants. That the others keep to the default limits is seen where they are translated.
-const wide = ['maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX'];
+const wide = ['maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX', 'maxComputeWorkgroupStorageSize'];
 const requiredLimits = Object.fromEntries(wide.map((limit) => [limit, adapter.limits[limit]]));
 const device = await adapter.requestDevice({ requiredFeatures: hasSubgroups ? ['subgroups'] : [], requiredLimits });
 const { description, device: name, vendor, architecture } = adapter.info;

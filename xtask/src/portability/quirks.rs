@@ -80,8 +80,9 @@ const HAVE_DOT: [&str; 11] = [
 const HOT: [&str; 5] = ["gemm", "gemv", "attention", "gate_up", "norm_gemv"];
 
 /// Reasons for which a kernel may be refused: the adapter has not what the kernel says that it needs, and another kernel is chosen.
-const LACKS: [&str; 6] = [
+const LACKS: [&str; 7] = [
     "the adapter has no ",
+    "the adapter has subgroups of ",
     "is not listed",
     "bytes of workgroup memory, ",
     "shader model 5.1 ",
